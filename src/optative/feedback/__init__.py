@@ -1,0 +1,1 @@
+"""Asking for feedback. Knows: who judged what, and how strongly. Does not know: how the answer is used."""

@@ -1,0 +1,1 @@
+"""One step engine for all that learns. Knows: units, steps, gradients, checkpoints. Does not know: losses, models."""
