@@ -1,0 +1,86 @@
+"""The layout of a run folder, and who may write into it.
+
+Knows: names of files, the lock, whether an older run in the folder is the same. Does not know: what the files mean.
+The same spec on an existing folder resumes; a different one is refused with the difference shown.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optative.core.errors import InputError
+from optative.core.files import lock, read_json, write_json, write_text
+from optative.core.ids import content_hash
+
+
+class RunFolder:
+    """Paths of one run. Nothing is created before `claim`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.spec = self.path / "spec.yaml"
+        self.resolved = self.path / "resolved.json"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.stages = self.path / "stages"
+        self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.evaluation = self.path / "evaluation.json"
+        self.samples = self.path / "samples.jsonl"
+        self.report = self.path / "report.html"
+        self.card = self.path / "README.md"
+
+    @contextmanager
+    def claim(self, options: Mapping[str, Any], spec_text: str, *, fresh: bool = False) -> Iterator[bool]:
+        """Lock the folder for this run; yields True when an earlier attempt at the same run is resumed.
+
+        options: everything that decides the result, as plain JSON. fresh: throw an earlier run of this folder away.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("is a file, expected a folder for the run", file=self.path)
+        if self.path.is_dir() and not self.resolved.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise InputError("is not empty and holds no run; name another folder", file=self.path)
+        with lock(self.path / ".lock", "another process is at work in this run folder; wait for it, or name another with --out"):
+            if fresh:
+                for entry in self.path.iterdir():
+                    if entry.name != ".lock":
+                        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            resumed = self.resolved.exists()
+            if resumed:
+                older = read_json(self.resolved)["options"]
+                if content_hash(older) != content_hash(options):
+                    lines = difference(older, options)
+                    raise InputError(
+                        "holds a run of another spec; it is left as it was.\n  " + "\n  ".join(lines),
+                        file=self.path,
+                        hint="Name another folder with --out, or throw the old run away with --fresh.",
+                    )
+            else:
+                write_text(self.spec, spec_text)
+                write_json(self.resolved, {"options": dict(options)})
+            yield resumed
+
+
+def difference(old: Any, new: Any, at: str = "") -> list[str]:
+    """Lines `a.b.c: old -> new` for each leaf that differs.
+
+    >>> difference({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}})
+    ['a.b: 1 -> 2', 'a.c: absent -> 3']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            path = f"{at}.{key}" if at else str(key)
+            if key not in new:
+                lines.append(f"{path}: {old[key]!r} -> absent")
+            elif key not in old:
+                lines.append(f"{path}: absent -> {new[key]!r}")
+            else:
+                lines += difference(old[key], new[key], path)
+        return lines
+    return [] if content_hash(old) == content_hash(new) else [f"{at}: {old!r} -> {new!r}"]
