@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(arguments: list[str]) -> int:
-    usage_error = typer.BadParameter.__mro__[1]  # click's UsageError; Typer carries click inside since 0.26
+    usage_error: Any = typer.BadParameter.__mro__[1]  # click's UsageError; Typer carries click inside since 0.26
     try:
         code = get_command(app).main(arguments, prog_name="optative", standalone_mode=False)
     except usage_error as error:
