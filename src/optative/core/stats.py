@@ -2,15 +2,16 @@
 
 Knows: lists of numbers and what they are clustered by. Does not know: models, files, what was measured.
 
-Every result is a small frozen dataclass without NaN: a number that does not exist (the standard error of one item) is None.
-Intervals of means and differences are bootstrap intervals over items, or over clusters where items share a source.
-They are *expanded percentile* intervals (Hesterberg 2015, arXiv:1411.5279, section 5.3): percentiles whose levels are moved
-outwards by `sqrt(k / (k - 1))` and Student's t, because plain percentiles are too narrow for small k. For large k both agree.
+Every result is a small frozen dataclass without NaN: a number that does not exist (the standard error of one item) is
+None. Intervals of means and differences are bootstrap intervals over items, or over clusters where items share a source.
+They are *expanded percentile* intervals (Hesterberg 2015, arXiv:1411.5279, section 5.3): percentiles whose levels are
+moved outwards by `sqrt(k / (k - 1))` and Student's t, because plain percentiles are too narrow for small k. For large k
+both agree.
 
-A bootstrap cannot imagine what the data do not show: 40 equal pairs resample to a difference of exactly 0. Where at least
-half of the items share one value, fewer than ten depart from it and the scale has known ends, one imaginary item is added at
-each end of the scale and the normal interval of that sample is taken. For paired yes/no data this is the adjusted interval
-of Bonett and Price (2012, J. Educ. Behav. Stat. 37(4)). `Interval.method` says which of them was used.
+A bootstrap cannot imagine what the data do not show: 40 equal pairs resample to a difference of exactly 0. Where at
+least half of the items share one value, fewer than ten depart from it and the scale has known ends, one imaginary item
+is added at each end of the scale and the normal interval of that sample is taken. For paired yes/no data this is the
+adjusted interval of Bonett and Price (2012, J. Educ. Behav. Stat. 37(4)). `Interval.method` says which was used.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class McNemar:
 class WinRate:
     """Ties count half; verdicts that are missing are counted in `missing` and enter nothing else (`n` is without them).
 
-    `decisive_rate` leaves the ties out (wins of wins + losses); None when all are ties. `p`: sign test without the ties.
+    `decisive_rate` leaves the ties out (wins of wins + losses); None when all are ties. `p`: sign test without ties.
     """
 
     rate: float | None
@@ -137,7 +138,10 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # The ends are exactly 0 and 1 for none and all; rounding must not put the share outside of its own interval.
     return Interval(
-        0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half), level, "wilson"
+        0.0 if successes == 0 else max(0.0, centre - half),
+        1.0 if successes == n else min(1.0, centre + half),
+        level,
+        "wilson",
     )
 
 
@@ -198,8 +202,8 @@ def paired_difference(
 ) -> Difference:
     """Mean of `other - base`, item by item, with its interval.
 
-    `bounds` are the ends of the scale of the scores (0 and 1 for right and wrong). Without them, equal differences everywhere
-    are judged on the observed range of the scores; if that is empty too, the interval is undefined.
+    `bounds` are the ends of the scale of the scores (0 and 1 for right and wrong). Without them, equal differences
+    everywhere are judged on the observed range of the scores; if that is empty too, the interval is undefined.
     """
     a, b = _numbers(base, "base"), _numbers(other, "other")
     _same_length(a, b)
@@ -210,9 +214,7 @@ def paired_difference(
     scale = (-width, width) if width > 0 and (bounds is not None or constant) else None
     interval = _interval(sums, sizes, scale, level, seed, resamples)
     means = float(a.mean()), float(b.mean())
-    return Difference(
-        *means, float((b - a).mean()), len(a), len(sizes), _standard_error(sums, sizes), interval
-    )
+    return Difference(*means, float((b - a).mean()), len(a), len(sizes), _standard_error(sums, sizes), interval)
 
 
 def paired_ratio(
@@ -223,20 +225,21 @@ def paired_ratio(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float | None, Interval]:
-    """Ratio of the means `other / base` over the same items, with its bootstrap interval; None when the base is all 0."""
+    """Ratio of the means `other / base` over the same items, with its interval; None when the base is all 0."""
     a, b = _numbers(base, "base"), _numbers(other, "other")
     _same_length(a, b)
     if a.sum() <= 0:
         return None, Interval(None, None, level, "undefined")
-    if len(a) == 1:
-        return float(b.sum() / a.sum()), Interval(None, None, level, "undefined")
-    return float(b.sum() / a.sum()), _bootstrap(b, a, level, seed, resamples)
+    ratio = float(b.sum() / a.sum())
+    if len(a) == 1 or np.allclose(b, ratio * a):
+        return ratio, Interval(None, None, level, "undefined")
+    return ratio, _bootstrap(b, a, level, seed, resamples)
 
 
 def jackknife(without_each: Sequence[float] | np.ndarray, value: float, level: float = LEVEL) -> Interval:
     """Interval of any statistic from its values with item i left out (Tukey's jackknife, Student's t).
 
-    For statistics that count distinct things: an item drawn twice brings nothing new, so that a bootstrap of them is biased.
+    For statistics that count distinct things: an item drawn twice brings nothing new, so a bootstrap of them is biased.
     """
     v = _numbers(without_each, "without_each")
     if len(v) < 2:
@@ -259,17 +262,25 @@ def win_rate(scores: Iterable[float | None], *, level: float = LEVEL, seed: int 
         raise InputError("not a score", field="scores", found=next(s for s in v if not 0 <= s <= 1), expected="0 to 1")
     wins, losses = sum(s > 0.5 for s in v), sum(s < 0.5 for s in v)
     decisive = wins / (wins + losses) if wins + losses else None
-    counts = {"wins": wins, "losses": losses, "ties": len(v) - wins - losses, "n": len(v), "missing": len(given) - len(v)}
+    counts = {
+        "wins": wins,
+        "losses": losses,
+        "ties": len(v) - wins - losses,
+        "n": len(v),
+        "missing": len(given) - len(v),
+    }
     if not v:
         nothing = Interval(None, None, level, "undefined")
         return WinRate(None, **counts, standard_error=None, interval=nothing, decisive_rate=None, p=1.0)
     found = mean(v, bounds=(0, 1), level=level, seed=seed)
     p = sign_test(wins, losses)
-    return WinRate(found.value, **counts, standard_error=found.standard_error, interval=found.interval, decisive_rate=decisive, p=p)
+    return WinRate(
+        found.value, **counts, standard_error=found.standard_error, interval=found.interval, decisive_rate=decisive, p=p
+    )
 
 
 def preference_score(preference: float | None) -> float | None:
-    """The score of a preference coded 1 (baseline better) to 2 (ours better), 0 or 1.5 a tie, NaN or None no verdict."""
+    """Score of a preference coded 1 (baseline better) to 2 (ours better), 0 or 1.5 a tie, NaN or None no verdict."""
     if preference is None or preference != preference:
         return None
     if preference == 0:
@@ -282,20 +293,24 @@ def preference_score(preference: float | None) -> float | None:
 def collapse_orders(verdicts: Iterable[tuple[Hashable, str, str | None]], *, level: float = LEVEL) -> Orders:
     """One result an item from a judge that saw each pair in both orders.
 
-    `verdicts`: (item, which was shown first: "a" or "b", who won: "a", "b", "tie" or None). An item is a win of `a` or of `b`
-    if both orders say so, else a tie. Items without a verdict in each order are listed in `incomplete` and left out of all
-    counts, never mixed with the doubled ones.
+    `verdicts`: (item, which was shown first: "a" or "b", who won: "a", "b", "tie" or None). An item is a win of `a` or
+    of `b` if both orders say so, else a tie. Items without a verdict in each order are listed in `incomplete` and left
+    out of all counts, never mixed with the doubled ones.
     """
     seen: dict[str, dict[str, str | None]] = {}
     for item, first, winner in verdicts:
         if first not in ("a", "b") or winner not in ("a", "b", "tie", None):
-            raise InputError("not a verdict", field=str(item), found=(first, winner), expected="a or b first; a, b, tie or none won")
+            raise InputError(
+                "not a verdict", field=str(item), found=(first, winner), expected="a or b first; a, b, tie or none won"
+            )
         orders = seen.setdefault(str(item), {})
         if first in orders:
             raise InputError(f"item {item} was judged twice with {first} first; keep one verdict an order")
         orders[first] = winner
     complete = {item: o for item, o in seen.items() if o.get("a") is not None and o.get("b") is not None}
-    scores = {i: 1.0 if o["a"] == o["b"] == "a" else 0.0 if o["a"] == o["b"] == "b" else 0.5 for i, o in complete.items()}
+    scores = {
+        i: 1.0 if o["a"] == o["b"] == "a" else 0.0 if o["a"] == o["b"] == "b" else 0.5 for i, o in complete.items()
+    }
     consistent = sum(o["a"] == o["b"] for o in complete.values())
     first_wins = sum((o["a"] == "a") + (o["b"] == "b") for o in complete.values())
     always_first = sum(o["a"] == "a" and o["b"] == "b" for o in complete.values())
@@ -304,11 +319,13 @@ def collapse_orders(verdicts: Iterable[tuple[Hashable, str, str | None]], *, lev
     warnings = []
     if complete and (consistent < len(complete) / 2 or sign_test(always_first, always_second) < 0.05):
         warnings.append(
-            f"the judge depends on the order: it agrees with itself on {consistent} of {len(complete)} items, and the answer "
-            f"shown first wins {first_wins} of {2 * len(complete)} verdicts"
+            f"the judge depends on the order: it agrees with itself on {consistent} of {len(complete)} items, and the "
+            f"answer shown first wins {first_wins} of {2 * len(complete)} verdicts"
         )
     if incomplete:
-        warnings.append(f"{len(incomplete)} items lack a verdict in one order and are left out: {', '.join(incomplete[:10])}")
+        warnings.append(
+            f"{len(incomplete)} items lack a verdict in one order and are left out: {', '.join(incomplete[:10])}"
+        )
     rate = win_rate(scores.values(), level=level)
     return Orders(scores, rate, consistent, first_wins, 2 * len(complete), incomplete, tuple(warnings))
 
@@ -316,7 +333,7 @@ def collapse_orders(verdicts: Iterable[tuple[Hashable, str, str | None]], *, lev
 def _interval(
     sums: np.ndarray, sizes: np.ndarray, bounds: tuple[float, float] | None, level: float, seed: int, resamples: int
 ) -> Interval:
-    """Of the mean `sums.sum() / sizes.sum()` over clusters: bootstrap, or adjusted where the data are too sparse for one."""
+    """Of the mean `sums.sum() / sizes.sum()` over clusters: bootstrap, or adjusted where the data are too sparse."""
     k = len(sizes)
     commonest = int(np.unique(np.round(sums / sizes, 12), return_counts=True)[1].max())
     if bounds is not None and (commonest == k or (2 * commonest >= k and k - commonest < FEW)):
@@ -381,7 +398,9 @@ def _t_value(level: float, degrees: int) -> float:
 def _numbers(values: Any, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not len(array):
-        raise InputError("no items to average", field=name, found=f"shape {array.shape}", expected="at least one number")
+        raise InputError(
+            "no items to average", field=name, found=f"shape {array.shape}", expected="at least one number"
+        )
     if not np.isfinite(array).all():
         at = int(np.argmin(np.isfinite(array)))
         raise InputError("not a finite number", field=f"{name}[{at}]", found=float(array[at]))
@@ -391,7 +410,9 @@ def _numbers(values: Any, name: str) -> np.ndarray:
 def _binary(values: Any, name: str) -> np.ndarray:
     array = _numbers(values, name)
     if not np.isin(array, (0.0, 1.0)).all():
-        raise InputError("not yes or no", field=name, found=float(array[~np.isin(array, (0.0, 1.0))][0]), expected="0 or 1")
+        raise InputError(
+            "not yes or no", field=name, found=float(array[~np.isin(array, (0.0, 1.0))][0]), expected="0 or 1"
+        )
     return array.astype(bool)
 
 
