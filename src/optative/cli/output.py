@@ -25,3 +25,23 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_run(folder: Any, evaluation: dict[str, Any], as_json: bool) -> None:
+    """A finished run: a table of what changed and, as the last line on stdout, the folder."""
+    if as_json:
+        print_json({"folder": str(folder), "metrics": evaluation["metrics"], "warnings": evaluation["warnings"]})
+        return
+    from rich.table import Table
+
+    table = Table("metric", "split", "base", "steered", "difference", "interval", "n")
+    for m in evaluation["metrics"]:
+        numbers = ["not measured" if m[k] is None else f"{m[k]:.3f}" for k in ("base", "steered")]
+        difference = "" if m["difference"] is None else f"{m['difference']:+.3f}"
+        interval = "" if not m["interval"] or m["interval"][0] is None else "{:+.3f} to {:+.3f}".format(*m["interval"])
+        table.add_row(m["name"], m["split"], *numbers, difference, interval, str(m["n"]))
+    words = console(stderr=True)
+    words.print(table)
+    for warning in evaluation["warnings"]:
+        words.print(f"warning: {warning['message']}")
+    print(folder)

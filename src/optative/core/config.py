@@ -36,7 +36,9 @@ def parse(cls: type[C], given: Any, *, at: str = "", file: Any = None, lines: Ma
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
-        raise InputError("wrong type", file=file, line=_line(lines, at), field=at or None, found=given, expected="a mapping")
+        raise InputError(
+            "wrong type", file=file, line=_line(lines, at), field=at or None, found=given, expected="a mapping"
+        )
     try:
         return cls.model_validate(dict(given))
     except ValidationError as error:
@@ -68,7 +70,10 @@ def _known(cls: Any, path: list[str]) -> list[str]:
         field = getattr(cls, "model_fields", {}).get(name)
         if field is None:
             break
-        cls = next((a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(a, "model_fields")), cls)
+        cls = next(
+            (a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(a, "model_fields")),
+            cls,
+        )
     return list(getattr(cls, "model_fields", {}))
 
 

@@ -43,7 +43,14 @@ class InputError(OptativeError, ValueError):
         expected: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message, self.file, self.line, self.field, self.expected, self.hint = message, file, line, field, expected, hint
+        self.message, self.file, self.line, self.field, self.expected, self.hint = (
+            message,
+            file,
+            line,
+            field,
+            expected,
+            hint,
+        )
         self.found = None if found is _ABSENT else found
         where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         where += "" if field is None else f"{field}: "

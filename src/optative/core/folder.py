@@ -45,7 +45,10 @@ class RunFolder:
             raise InputError("is a file, expected a folder for the run", file=self.path)
         if self.path.is_dir() and not self.resolved.exists() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise InputError("is not empty and holds no run; name another folder", file=self.path)
-        with lock(self.path / ".lock", "another process is at work in this run folder; wait for it, or name another with --out"):
+        with lock(
+            self.path / ".lock",
+            "another process is at work in this run folder; wait for it, or name another with --out",
+        ):
             if fresh:
                 for entry in self.path.iterdir():
                     if entry.name != ".lock":

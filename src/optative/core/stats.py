@@ -3,8 +3,8 @@
 Knows: lists of numbers and what they are clustered by. Does not know: models, files, what was measured.
 
 Every result is a small frozen dataclass without NaN: a number that does not exist (the standard error of one item) is
-None. Intervals of means and differences are bootstrap intervals over items, or over clusters where items share a source.
-They are *expanded percentile* intervals (Hesterberg 2015, arXiv:1411.5279, section 5.3): percentiles whose levels are
+None. Intervals of means and differences are bootstrap intervals over items, or over clusters that share a source.
+They are *expanded percentile* intervals (Hesterberg 2015, arXiv:1411.5279): percentiles whose levels are
 moved outwards by `sqrt(k / (k - 1))` and Student's t, because plain percentiles are too narrow for small k. For large k
 both agree.
 

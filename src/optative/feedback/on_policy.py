@@ -15,7 +15,12 @@ Verdicts = Sequence[Any]  # objects with `kind`, `followed`, `why`
 
 
 def judge(
-    prompt: Text, completions: Sequence[str], check: Callable[[str], Verdicts], *, annotator: str, meta: dict[str, Any] | None = None
+    prompt: Text,
+    completions: Sequence[str],
+    check: Callable[[str], Verdicts],
+    *,
+    annotator: str,
+    meta: dict[str, Any] | None = None,
 ) -> Judgement:
     """Rate each completion with the share of its checks that it passes, 0 to 1; the verdicts travel in `aspects`.
 

@@ -10,11 +10,14 @@ from optative.core.config import Config, Field, Table
 class OnPolicy(Config):
     """The model's own answers, labelled by the objective's rules."""
 
-    rounds: int = Field(2, ge=1, description="Walks of sample, label, select, train; the training prompts are split over them.")
+    rounds: int = Field(
+        2, ge=1, description="Walks of sample, label, select, train; the training prompts are split over them."
+    )
     samples_per_prompt: int = Field(8, ge=2, description="Answers drawn for each prompt.")
     pairs_per_prompt: int = Field(2, ge=1, description="At most so many pairs from one prompt.")
     select: Literal["best_worst", "above_below", "all"] = Field(
-        "best_worst", description="best_worst: best against worst, then the next; above_below: right against wrong; all: every strict pair."
+        "best_worst",
+        description="best_worst: best against worst, then the next; above_below: right against wrong; all: every strict pair.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

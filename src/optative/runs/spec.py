@@ -29,21 +29,29 @@ class Criterion(Config):
 
     metric: str = Field("prompt_accuracy", description="Name of a metric of the evaluation.")
     split: Literal["held_out", "unseen_kinds"] = Field("held_out", description="The prompts that it is measured on.")
-    smallest_difference: float = Field(0.0, description="Steered minus base must reach this (accuracies are shares, 0 to 1).")
+    smallest_difference: float = Field(
+        0.0, description="Steered minus base must reach this (accuracies are shares, 0 to 1)."
+    )
 
 
 class Document(Config):
     """The top level of a spec file; each part is named by its one key."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="First half of the run folder's name.")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="First half of the run folder's name."
+    )
     objective: dict[str, Any] = Field(..., description="What is wanted.")
     generator: dict[str, Any] = Field(..., description="What is steered.")
     feedback: dict[str, Any] = Field(..., description="Who is asked.")
     optimizer: dict[str, Any] = Field(..., description="How it is steered.")
     evaluation: tuple[str, ...] = Field(tuple(METRICS), description="What is measured on held-out prompts.")
-    require: Criterion | None = Field(None, description="A criterion; when it is not met the run ends with exit code 3.")
+    require: Criterion | None = Field(
+        None, description="A criterion; when it is not met the run ends with exit code 3."
+    )
     track: tuple[str, ...] = Field((), description="Trackers beside metrics.jsonl: tensorboard.")
-    seed: int = Field(0, ge=0, description="Varies training prompts, samples, initialisation and order; never the held-out prompts.")
+    seed: int = Field(
+        0, ge=0, description="Varies training prompts, samples, initialisation and order; never the held-out prompts."
+    )
     quick: dict[str, Any] = Field({}, description="Overrides (dotted: value) that --quick applies.")
 
 
@@ -99,11 +107,15 @@ def load_spec(
                 raise InputError(f"not UTF-8 at byte {error.start}", file=file) from None
         raw, lines = read_yaml(text, file)
     if not isinstance(raw, dict):
-        raise InputError("wrong type", file=file, found=raw, expected="a mapping with objective, generator, feedback and optimizer")
+        raise InputError(
+            "wrong type", file=file, found=raw, expected="a mapping with objective, generator, feedback and optimizer"
+        )
     if quick:
         settings = raw.get("quick")
         if not settings:
-            raise InputError("the spec has no quick form", file=file, field="quick", expected="a mapping of dotted overrides")
+            raise InputError(
+                "the spec has no quick form", file=file, field="quick", expected="a mapping of dotted overrides"
+            )
         if isinstance(settings, dict):
             for path, value in settings.items():
                 _set(raw, str(path), value)
@@ -122,7 +134,12 @@ def load_spec(
         given: dict[str, Any] = getattr(document, field)
         if len(given) != 1:
             raise InputError(
-                "needs exactly one name", file=file, line=lines.get(field), field=field, found=sorted(given), expected=f"one of {', '.join(table)}"
+                "needs exactly one name",
+                file=file,
+                line=lines.get(field),
+                field=field,
+                found=sorted(given),
+                expected=f"one of {', '.join(table)}",
             )
         name = next(iter(given))
         if name not in table:

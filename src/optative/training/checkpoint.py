@@ -18,7 +18,11 @@ from optative.core.files import atomic_folder, read_json, write_json
 
 
 def save_checkpoint(
-    folder: Path, step: int, parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path,
+    step: int,
+    parameters: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
 ) -> None:
     """Write `folder/step-N` and then remove older ones. `optimizer` must hold the parameters in the mapping's order."""
     moments = {}

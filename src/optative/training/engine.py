@@ -71,7 +71,11 @@ def train(
             started = time.perf_counter()
             units = plan[index]
             rate = learning_rate(
-                index, len(plan), peak=options.learning_rate, schedule=options.schedule, warmup_ratio=options.warmup_ratio
+                index,
+                len(plan),
+                peak=options.learning_rate,
+                schedule=options.schedule,
+                warmup_ratio=options.warmup_ratio,
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -86,7 +90,9 @@ def train(
                     sums[name] = (old[0] + value, old[1] + count)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), options.max_grad_norm))
             if not (norm == norm and abs(norm) != float("inf")):
-                raise OptativeError(f"step {first_step + index + 1}: the gradient is not finite; lower the learning rate")
+                raise OptativeError(
+                    f"step {first_step + index + 1}: the gradient is not finite; lower the learning rate"
+                )
             optimizer.step()
             line: dict[str, Any] = {"step": first_step + index + 1, **(labels or {})}
             line["epoch"] = round((index + 1) / steps_per_epoch, 4)

@@ -15,6 +15,8 @@ class StepOptions(Config):
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the rate rises linearly.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="The global gradient norm is clipped to this.")
-    units_per_step: int = Field(16, ge=1, description="Units (pairs, rows) in one optimizer step; never changed by packing.")
+    units_per_step: int = Field(
+        16, ge=1, description="Units (pairs, rows) in one optimizer step; never changed by packing."
+    )
     epochs: int = Field(1, ge=1, description="Passes over the units.")
     checkpoint_every: int = Field(10, ge=1, description="Steps between checkpoints; a crash loses at most these.")

@@ -24,4 +24,6 @@ def check_shapes(letters: str, **tensors: Any) -> None:
             raise ValueError(f"{name} has shape {shape}, expected [{', '.join(letters)}]{hint}")
         for letter, found in zip(letters, shape):
             if size.setdefault(letter, found) != found:
-                raise ValueError(f"{name} has shape {shape}, expected [{', '.join(letters)}] with {letter}={size[letter]}")
+                raise ValueError(
+                    f"{name} has shape {shape}, expected [{', '.join(letters)}] with {letter}={size[letter]}"
+                )

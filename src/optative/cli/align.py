@@ -1,0 +1,41 @@
+"""`optative align`: your own model on your own preferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optative.cli.run import FreshOption, JsonOption, OutOption, SetOption
+
+
+def align(
+    file: Annotated[
+        Path, typer.Argument(help="Preferences: JSONL (plain or gz), JSON, CSV, Parquet or a datasets folder.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="A built-in model, a Hugging Face folder, or a hub id.")
+    ] = "smollm2-135m-instruct",
+    format: Annotated[
+        str | None, typer.Option("--format", help="Name the format instead of having it detected.", show_default=False)
+    ] = None,
+    out: OutOption = None,
+    set_: SetOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Varies the split, initialisation and order.")] = 0,
+    fresh: FreshOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Align a model on your own preference file with DPO, and check it on pairs that were kept out.
+
+    Options of the parts are set by name, for example: --set dpo.beta=0.2 --set dpo.epochs=2 --set lora.rank=8
+    --set held_out=0.2 --set on_bad_record=skip --set max_length=512. The last line on stdout is the run folder.
+    """
+    from optative.cli.output import print_run
+    from optative.runs.options import align_options
+
+    options = align_options(file, model=model, format=format, seed=seed, overrides=set_ or ())
+    from optative.runs.align import align as train
+
+    done = train(options, out=out, fresh=fresh)
+    print_run(done.folder, done.evaluation, json)

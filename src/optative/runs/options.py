@@ -1,0 +1,64 @@
+"""Options of `optative align`: a preference file and a model, no spec.
+
+Knows: which options there are. Does not know: torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from optative.core.config import Config, Field, parse
+from optative.core.errors import InputError
+from optative.generators.options import LoraOptions
+from optative.optimizers.options import DPO
+
+
+class Align(Config):
+    """Offline preference training with a held-out part of the pairs."""
+
+    file: str = Field(..., description="The preference file.")
+    model: str = Field(
+        "smollm2-135m-instruct", min_length=1, description="A built-in model, a Hugging Face folder, or a hub id."
+    )
+    format: str | None = Field(None, description="Format of the file; detected when not named.")
+    template: str | None = Field(
+        None, description="Chat template in place of the model's own: a named one or a Jinja file."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of the frozen weights.")
+    lora: LoraOptions = Field(LoraOptions(), description="The adapter that is trained.")
+    dpo: DPO = Field(DPO(learning_rate=2e-4, nll_weight=0.1), description="Options of the optimizer.")
+    max_length: int = Field(1024, ge=2, description="Most tokens of a prompt and an answer together.")
+    on_long_prompt: Literal["error", "truncate_left"] = Field(
+        "error", description="What to do with a prompt that leaves no room."
+    )
+    on_bad_record: Literal["error", "skip"] = Field(
+        "error", description="Identical pair, empty answer, too long prompt: stop, or skip and count."
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="Share of the prompts whose pairs are kept for the evaluation."
+    )
+    seed: int = Field(0, ge=0, description="Varies the split, initialisation and order.")
+
+
+def align_options(file: Path, *, model: str, format: str | None, seed: int, overrides: Sequence[str]) -> Align:
+    """Options from the command line; `a.b=c` settings are checked like a spec."""
+    if not file.exists():
+        raise InputError("no such file", file=file)
+    raw: dict[str, Any] = {"file": str(file), "model": model, "format": format, "seed": seed}
+    defaults = Align(file=str(file)).dpo.model_dump()
+    for setting in overrides:
+        path, equals, value = setting.partition("=")
+        if not equals or not path:
+            raise InputError("not a setting", field="--set", found=setting, expected="a.b=value")
+        *parents, last = path.split(".")
+        at: Any = raw
+        for name in parents:
+            at = at.setdefault(name, dict(defaults) if name == "dpo" else {})
+            if not isinstance(at, Mapping):
+                raise InputError("is not a mapping", field=f"--set {path}", found=at)
+        at[last] = yaml.safe_load(value)
+    return parse(Align, raw)
