@@ -19,7 +19,7 @@ class LoraOptions(Config):
     alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
-        description="Linear layers to adapt: all of them but the output head, or a list of names such as [q_proj, v_proj].",
+        description="Linear layers to adapt: all but the output head, or a list of names such as [q_proj, v_proj].",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input while training.")
 

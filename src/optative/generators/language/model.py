@@ -20,8 +20,9 @@ class LanguageModel:
 
     `model` is a Transformers module, or PEFT's wrapper of one after `adapters.add_lora`. `name` says what it is without
     saying where it lies: a hub id, the name of a built-in model, or a folder's last name. `fingerprint` is the SHA-256
-    of the base's weights and of the settings that move its numbers; adapters are not part of it.
-    `notes` are sentences that a report about this model has to carry.
+    of the base's weights and of the settings that move its numbers; adapters are not part of it. `hub_id` is set only
+    for a model that came from the hub. `notes` are sentences that a report about this model has to carry. `source`
+    loads it again on this machine and may be a local path: it never goes into a file that travels.
     """
 
     model: Any
@@ -35,4 +36,6 @@ class LanguageModel:
     eos_ids: tuple[int, ...]
     pad_id: int
     context_length: int
+    hub_id: str | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
