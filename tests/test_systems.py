@@ -1,0 +1,307 @@
+"""The ledger of systems: the catalogue is whole, and a verdict follows from recorded results alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optative.cli.main import main
+from optative.core.config import Config
+from optative.core.errors import InputError
+from optative.systems import catalogue
+from optative.systems.catalogue import CATALOGUE, find
+from optative.systems.record import RESULTS, Criterion, Entry, System, read_results
+from optative.systems.status import VERDICTS, standing
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_contract(entry: Entry) -> None:
+    """What every system must hold to, implemented or not."""
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry.name)
+    assert re.fullmatch(r"arXiv:\d{4}\.\d{5}", entry.citation)
+    assert entry.title == entry.title.strip() != ""
+    assert entry.claim.endswith(".")
+    assert 40 <= len(entry.claim) <= 170, "one sentence"
+    assert not re.search(r"[.!?] [A-Z]", entry.claim), "one sentence"
+    results = read_results(entry)
+    if entry.module is None:
+        assert not results, "results without a module"
+        return
+    module = import_module(entry.module)
+    assert module.__doc__
+    assert isinstance(module.SYSTEM, System)
+    assert module.SYSTEM.differs
+    assert issubclass(module.Study, Config)
+    module.Study()
+    assert list(inspect.signature(module.run).parameters) == ["study", "folder"]
+
+
+def test_the_catalogue_is_whole() -> None:
+    assert [entry.number for entry in CATALOGUE] == list(range(1, 78))
+    for field in ("name", "title", "citation", "claim"):
+        assert len({getattr(entry, field) for entry in CATALOGUE}) == 77, f"a {field} occurs twice"
+    known = {f"{entry.number:02d}-" for entry in CATALOGUE}
+    assert all(path.name[:3] in known for path in RESULTS.glob("*.json"))
+
+
+def test_names_and_titles_are_those_of_the_cards(shared: Path) -> None:
+    cards = sorted((shared / "systems").glob("*.md"))
+    assert [f"{entry.number:02d}-{entry.name}" for entry in CATALOGUE] == [card.stem for card in cards]
+    for entry, card in zip(CATALOGUE, cards, strict=True):
+        text = card.read_text("utf-8")
+        assert text.splitlines()[0] == f"# {entry.number:02d}. {entry.title}"
+        assert entry.citation.removeprefix("arXiv:") in text
+
+
+def test_find() -> None:
+    for key in ("26", "026", "constrained-rlhf", "26-constrained-rlhf"):
+        assert find(key).number == 26
+    with pytest.raises(InputError, match="the nearest is 'constrained-rlhf'"):
+        find("constraint-rlhf")
+    for key in ("0", "78", "", "-1", "2.6"):
+        with pytest.raises(InputError, match="from 1 to 77"):
+            find(key)
+
+
+# A made-up system: two criteria, three seeds each.
+
+SOURCE = '''
+"""A made-up system."""
+from optative.core.config import Config, Field
+from optative.core.files import write_text
+from optative.systems.record import Criterion, System
+
+SYSTEM = System(
+    criteria=(
+        Criterion(metric="gold", arm="ours", baseline="plain", smallest_effect=0.1, direction="higher", seeds=3),
+        Criterion(metric="error", arm="ours", baseline="plain", smallest_effect=0.02, direction="lower", seeds=2),
+    ),
+    differs="It is made up.",
+    explanation="The effect is not there.",
+)
+
+class Study(Config):
+    steps: int = Field(3, ge=1, description="Steps.")
+
+def run(study, folder):
+    write_text(folder / "done.txt", str(study.steps))
+'''
+GOOD: dict[str, dict[str, list[float]]] = {
+    "gold": {"ours": [0.9, 0.8, 0.85], "plain": [0.7, 0.7, 0.7]},
+    "error": {"ours": [0.10, 0.12, 0.11], "plain": [0.20, 0.20, 0.20]},
+}
+
+
+class MadeUp:
+    def __init__(self, folder: Path, source: str = SOURCE) -> None:
+        self.folder = folder / "results"
+        self.folder.mkdir()
+        (folder / "made_up_system.py").write_text(source, "utf-8")
+        sys.modules.pop("made_up_system", None)
+        self.entry = Entry(7, "made-up", "A Made-up System", "arXiv:0000.00000", "It works.", "made_up_system")
+
+    def write(self, values: dict[str, dict[str, list[float]]], *, scale: str = "small", **changed: Any) -> Path:
+        rows = [
+            {"seed": seed, "arm": arm, "metric": metric, "value": value}
+            for metric, arms in values.items()
+            for arm, numbers in arms.items()
+            for seed, value in enumerate(numbers)
+        ]
+        record: dict[str, Any] = {
+            "system": 7,
+            "criteria": import_module("made_up_system").SYSTEM.hash,
+            "scale": scale,
+            "command": "optative systems run 7",
+            "hardware": {"cores": 2},
+            "versions": {"python": "3.11"},
+            "results": rows,
+        }
+        path = self.folder / f"07-made-up{'-large' if scale == 'large' else ''}.json"
+        path.write_text(json.dumps(record | changed), "utf-8")
+        return path
+
+    def verdict(self) -> str:
+        return standing(self.entry, self.folder).verdict
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return MadeUp(tmp_path)
+
+
+def test_missing_is_decided_without_results(made_up: MadeUp) -> None:
+    made_up.write(GOOD)
+    entry = Entry(7, "made-up", "t", "c", "It works.", None)
+    assert standing(entry, made_up.folder).verdict == "missing"
+
+
+def test_a_module_without_results_runs(made_up: MadeUp) -> None:
+    assert made_up.verdict() == "runs"
+
+
+def test_reproduced(made_up: MadeUp) -> None:
+    made_up.write(GOOD)
+    state = standing(made_up.entry, made_up.folder)
+    assert state.verdict == "reproduced"
+    gold, error = state.findings
+    assert gold.effects == pytest.approx({0: 0.2, 1: 0.1, 2: 0.15})
+    assert error.effects == pytest.approx({0: 0.1, 1: 0.08, 2: 0.09}), "lower is better: the effect is positive"
+
+
+@pytest.mark.parametrize(
+    ("ours", "why"),
+    [
+        ([0.75, 0.75, 0.75], "the mean effect is too small"),
+        ([1.2, 1.2, 0.69], "one seed contradicts the sign"),
+        ([0.5, 0.5, 0.5], "the other direction"),
+    ],
+)
+def test_negative(made_up: MadeUp, ours: list[float], why: str) -> None:
+    made_up.write(GOOD | {"gold": {"ours": ours, "plain": [0.7, 0.7, 0.7]}})
+    assert made_up.verdict() == "negative", why
+
+
+def test_the_direction_counts(made_up: MadeUp) -> None:
+    error = GOOD["error"]
+    made_up.write(GOOD | {"error": {"ours": error["plain"], "plain": error["ours"]}})
+    assert made_up.verdict() == "negative"
+
+
+def test_too_few_seeds_decide_nothing(made_up: MadeUp) -> None:
+    gold = {"ours": [0.9, 0.8, 0.85], "plain": [0.7, 0.7]}  # three and two: two pairs
+    made_up.write(GOOD | {"gold": gold})
+    state = standing(made_up.entry, made_up.folder)
+    assert state.verdict == "runs"
+    assert [finding.met for finding in state.findings] == [None, True]
+    made_up.write({"gold": GOOD["gold"]})
+    assert made_up.verdict() == "runs", "a criterion without a result is open, not met"
+
+
+def test_changed_criteria_make_results_stale(made_up: MadeUp, tmp_path: Path) -> None:
+    made_up.write(GOOD)
+    before = import_module("made_up_system").SYSTEM.hash
+    (tmp_path / "made_up_system.py").write_text(
+        SOURCE.replace("smallest_effect=0.1,", "smallest_effect=0.101,"), "utf-8"
+    )
+    sys.modules.pop("made_up_system")
+    state = standing(made_up.entry, made_up.folder)
+    assert state.system is not None
+    assert state.system.hash != before
+    assert (state.verdict, state.findings, len(state.stale)) == ("runs", (), 1)
+
+
+def test_scaled_needs_both_scales(made_up: MadeUp) -> None:
+    made_up.write(GOOD, scale="large")
+    assert made_up.verdict() == "runs", "large results alone do not reproduce"
+    made_up.write(GOOD)
+    assert made_up.verdict() == "scaled"
+    made_up.write(GOOD | {"gold": {"ours": [0.7] * 3, "plain": [0.7] * 3}}, scale="large")
+    assert made_up.verdict() == "reproduced"
+    made_up.write(GOOD | {"gold": {"ours": [0.7] * 3, "plain": [0.7] * 3}})
+    made_up.write(GOOD, scale="large")
+    assert made_up.verdict() == "negative"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"system": 8}, "another system"),
+        ({"scale": "huge"}, "small or large"),
+        ({"typed": "reproduced"}, "not a results file"),
+        ({"results": [{"seed": 0, "arm": "a", "metric": "m", "value": math.nan}]}, "not a number"),
+        ({"results": [{"seed": 0, "arm": "a", "metric": "m", "value": 1.0}] * 2}, "the same seed twice"),
+    ],
+)
+def test_a_faulty_results_file_is_an_error(made_up: MadeUp, changed: dict[str, Any], words: str) -> None:
+    made_up.write(GOOD, **changed)
+    with pytest.raises(InputError, match=words):
+        made_up.verdict()
+
+
+def test_a_criterion_that_cannot_fail_is_refused() -> None:
+    fields: dict[str, Any] = {
+        "metric": "m",
+        "arm": "a",
+        "baseline": "b",
+        "smallest_effect": 0.1,
+        "direction": "higher",
+        "seeds": 3,
+    }
+    Criterion(**fields)
+    for wrong in ({"smallest_effect": 0.0}, {"direction": "up"}, {"seeds": 0}):
+        with pytest.raises(AssertionError):
+            Criterion(**fields | wrong)
+    with pytest.raises(AssertionError):
+        System(criteria=(), differs="")
+
+
+# The command line
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["systems", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 77
+    assert all(list(row) == ["number", "name", "title", "status", "claim"] for row in rows)
+    assert all(row["status"] in VERDICTS for row in rows)
+    assert main(["systems", "list", "--json", "--status", "missing"]) == 0
+    missing = json.loads(capsys.readouterr().out)
+    assert missing == [row for row in rows if row["status"] == "missing"]
+    assert main(["systems", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 78
+    assert lines[-1].startswith("77 systems: ")
+    assert main(["systems", "list", "--status", "reprodced"]) == 2
+    assert "the nearest is 'reproduced'" in capsys.readouterr().err
+
+
+def test_show_and_run_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = next(entry for entry in CATALOGUE if entry.module is None)
+    assert main(["systems", "show", entry.name]) == 0
+    out = capsys.readouterr().out
+    assert entry.claim in out
+    assert "nothing yet" in out
+    assert main(["systems", "run", str(entry.number)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is not implemented yet" in err
+    assert main(["systems", "show", "rlhf-constrained"]) == 2
+
+
+def test_show_and_run_an_implemented_one(
+    made_up: MadeUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = (made_up.entry, *(entry for entry in CATALOGUE if entry.number != 7))
+    monkeypatch.setattr(catalogue, "CATALOGUE", entries)
+    monkeypatch.setattr("optative.cli.systems.CATALOGUE", entries)
+    made_up.write(GOOD | {"gold": {"ours": [0.7, 0.8, 0.9], "plain": [0.7, 0.7, 0.7]}})
+    monkeypatch.setattr("optative.cli.systems.standing", lambda entry: standing(entry, made_up.folder))
+
+    assert main(["systems", "show", "made-up"]) == 0
+    out = capsys.readouterr().out
+    assert "Measured here (negative)" in out
+    assert "ours higher than plain by 0.1 or more: not met, by seed +0, +0.1, +0.2" in out
+    assert "How they differ: It is made up." in out
+    assert "Best explanation: The effect is not there." in out
+    assert main(["systems", "show", "7", "--json"]) == 0
+    details = json.loads(capsys.readouterr().out)
+    assert (details["status"], details["findings"][0]["met"], details["differs"]) == (
+        "negative",
+        False,
+        "It is made up.",
+    )
+
+    assert main(["systems", "run", "7", "--out", str(tmp_path / "runs")]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert (folder / "done.txt").read_text() == "3"
+    assert main(["systems", "run", "8"]) == 2
+    assert "Implemented: 7 made-up." in capsys.readouterr().err
