@@ -1,0 +1,1 @@
+"""Verifiable instructions: kinds, prompts, checkers in two modes, the public IFEval file."""
