@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from optative.core.errors import InputError, nearest
-from optative.core.files import atomic_folder, read_json, write_json
+from optative.core.files import atomic_folder, read_json, write_bytes, write_json
 from optative.core.rng import stream
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.quiet import quiet
@@ -31,12 +31,13 @@ __all__ = [
     "freeze_reference",
     "has_adapter",
     "load_adapter",
-    "load_adapter_weights",
+    "load_weights",
     "lora_parameters",
     "merged",
     "read_adapter_config",
     "reference_mode",
     "save_adapter",
+    "save_weights",
 ]
 
 POLICY, REFERENCE = "default", "reference"
@@ -163,12 +164,9 @@ def save_adapter(lm: LanguageModel, folder: str | Path) -> None:
     and the hash of the chat template, and `chat_template.jinja` the template itself. The same weights give the same
     bytes.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    if not has_adapter(lm):
-        raise RuntimeError("no adapter to save")
-    weights = get_peft_model_state_dict(lm.model, adapter_name=POLICY, save_embedding_layers=False)
+    weights = _policy_weights(lm)
     config = copy.deepcopy(lm.model.peft_config[POLICY])
     config.base_model_name_or_path = lm.hub_id or lm.name
     config.revision = None
@@ -176,9 +174,7 @@ def save_adapter(lm: LanguageModel, folder: str | Path) -> None:
     if isinstance(config.target_modules, set):  # a set has another order in each process
         config.target_modules = sorted(config.target_modules)
     with atomic_folder(folder) as temporary:
-        # Clones, because parts of one storage cannot be saved apart.
-        tensors = {name: weights[name].detach().cpu().clone().contiguous() for name in sorted(weights)}
-        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
         (temporary / "chat_template.jinja").write_text(lm.template.source, encoding="utf-8", newline="")
         extras = {
@@ -239,12 +235,26 @@ def load_adapter(lm: LanguageModel, folder: str | Path) -> None:
     freeze_reference(lm)
 
 
-def load_adapter_weights(lm: LanguageModel, folder: str | Path) -> None:
-    """Replace the policy's weights by those of a saved adapter of the same shape; the reference stays."""
+def save_weights(lm: LanguageModel, file: str | Path) -> None:
+    """The policy's weights alone, for a checkpoint: one safetensors file, atomic; equal weights give equal bytes."""
+    from safetensors.torch import save
+
+    write_bytes(file, save(_policy_weights(lm)))
+
+
+def load_weights(lm: LanguageModel, file: str | Path) -> None:
+    """Put weights that `save_weights` wrote into the policy, bit-equal; the reference stays as it is."""
+    _put_weights(lm, _read_safetensors(Path(file)), file)
+
+
+def _policy_weights(lm: LanguageModel) -> dict[str, Any]:
+    from peft import get_peft_model_state_dict
+
     if not has_adapter(lm):
-        raise RuntimeError("put an adapter on first")
-    read_adapter_config(folder)
-    _put_weights(lm, _read_weights(folder), folder)
+        raise RuntimeError("the model has no adapter")
+    weights = get_peft_model_state_dict(lm.model, adapter_name=POLICY, save_embedding_layers=False)
+    # Clones, because parts of one storage cannot be saved apart.
+    return {name: weights[name].detach().cpu().clone().contiguous() for name in sorted(weights)}
 
 
 def _put_weights(lm: LanguageModel, weights: dict[str, Any], folder: str | Path) -> None:
@@ -271,12 +281,17 @@ def _put_weights(lm: LanguageModel, weights: dict[str, Any], folder: str | Path)
 
 def _read_weights(folder: str | Path) -> dict[str, Any]:
     import torch
+
+    file = Path(folder) / WEIGHTS_FILE
+    if file.is_file():
+        return _read_safetensors(file)
+    return torch.load(Path(folder) / "adapter_model.bin", map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = Path(folder) / WEIGHTS_FILE
-    if not file.is_file():
-        return torch.load(Path(folder) / "adapter_model.bin", map_location="cpu", weights_only=True)
     try:
         return load_file(file)
     except SafetensorError as error:
@@ -318,10 +333,12 @@ def _kept(lm: LanguageModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _targets(model: Any, targets: str | tuple[str, ...]) -> str | list[str]:
-    if targets == "all-linear":
-        return targets
-    assert not isinstance(targets, str)
+def _targets(model: Any, targets: str | tuple[str, ...]) -> list[str]:
+    if isinstance(targets, str):  # all-linear, spelt out: PEFT would store one name for each layer of each block
+        head = model.get_output_embeddings()
+        return sorted(
+            set(_linear_names(model)) - {re.sub(r".*\.", "", n) for n, m in model.named_modules() if m is head}
+        )
     names = [name for name, module in model.named_modules() if _is_linear(module)]
     for target in targets:
         if not any(name == target or name.endswith("." + target) for name in names):

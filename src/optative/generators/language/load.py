@@ -357,9 +357,14 @@ def _check_extras(lm: LanguageModel, adapter: Path) -> tuple[str, ...]:
 def _template(cls: Any, folder: Path, adapter: str | Path | None, asked: str | None) -> Any:
     """The template asked for; else the adapter's, under which it was trained; else the model's own."""
     carried = None if adapter is None else Path(adapter) / "chat_template.jinja"
-    if asked is None and carried is not None and carried.is_file():
-        return cls.of(folder, template=str(carried))
-    return cls.of(folder, template=asked)
+    if asked is not None or carried is None or not carried.is_file():
+        return cls.of(folder, template=asked)
+    source = carried.read_text(encoding="utf-8")
+    with contextlib.suppress(InputError):  # a base without a template, trained under one that was given
+        own = cls.of(folder)
+        if own.source == source:
+            return own
+    return cls.of(folder, template=str(carried))
 
 
 def _read_tokenizer(folder: Path) -> Any:
@@ -425,7 +430,7 @@ def _safetensors_hashes(file: Path) -> dict[str, Any]:
         begin, end = tensor["data_offsets"]
         if end > len(data):
             raise InputError("damaged: the file ends early", file=file, field=name)
-        result[name] = [tensor["dtype"], tensor["shape"], hashlib.sha256(memoryview(data[begin:end])).hexdigest()]
+        result[name] = [tensor["dtype"], tensor["shape"], hashlib.sha256(data[begin:end].data).hexdigest()]
     return result
 
 
