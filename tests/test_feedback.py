@@ -1,0 +1,63 @@
+"""Selecting pairs from scores, and judging answers by rules."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optative.data.records import Judgement, Ratings
+from optative.feedback.on_policy import judge
+from optative.feedback.select import SELECTORS, above_below, all_pairs, best_worst
+
+scores_lists = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=10)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+@given(scores=scores_lists, limit=st.integers(1, 30), seed=st.integers(0, 5))
+def test_every_pair_is_strict_limited_and_has_its_gap(name, scores, limit, seed):
+    pairs = SELECTORS[name](scores, limit, [seed])
+    assert len(pairs) <= limit
+    assert len({(c, r) for c, r, _ in pairs}) == len(pairs)
+    for chosen, rejected, gap in pairs:
+        assert scores[chosen] - scores[rejected] == gap > 0
+    assert pairs == SELECTORS[name](scores, limit, [seed])
+
+
+def test_best_worst_takes_the_extremes():
+    assert best_worst([0.5, 0.0, 1.0], 3, ["x"]) == [(2, 1, 1.0)]
+    assert best_worst([1.0, 1.0, 1.0], 3, ["x"]) == []
+
+
+def test_ties_are_broken_by_the_key_alone():
+    picks = {best_worst([1.0, 1.0, 1.0, 0.0], 1, [seed])[0][0] for seed in range(40)}
+    assert picks == {0, 1, 2}
+
+
+def test_above_below_needs_both_sides():
+    assert above_below([0.5, 0.0], 4, ["x"]) == []
+    assert {c for c, _, _ in above_below([1.0, 0.5, 1.0, 0.0], 4, ["x"])} == {0, 2}
+
+
+def test_all_pairs_counts_each_strict_pair_once():
+    assert len(all_pairs([1.0, 0.5, 0.5, 0.0], 99, ["x"])) == 5
+
+
+def test_a_judgement_keeps_every_verdict():
+    def check(text):
+        return [
+            SimpleNamespace(kind="a", followed="a" in text, why="w"),
+            SimpleNamespace(kind="b", followed="b" in text, why="w"),
+        ]
+
+    record = judge("prompt", ["a", "ab", ""], check, annotator="rules/strict", meta={"round": 1})
+    assert record.relation == Ratings((0.5, 1.0, 0.0))
+    assert record.source == "rule"
+    assert [[v["followed"] for v in own] for own in record.aspects["checks"]] == [
+        [True, False],
+        [True, True],
+        [False, False],
+    ]
+    assert Judgement.from_json(record.to_json()) == record
