@@ -245,6 +245,8 @@ def jackknife(without_each: Sequence[float] | np.ndarray, value: float, level: f
     if len(v) < 2:
         return Interval(None, None, level, "undefined")
     error = math.sqrt((len(v) - 1) / len(v) * float(((v - v.mean()) ** 2).sum()))
+    if error == 0:
+        return Interval(None, None, level, "undefined")
     half = _t_value(level, len(v) - 1) * error
     return Interval(value - half, value + half, level, "jackknife")
 
