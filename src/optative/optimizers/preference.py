@@ -28,30 +28,22 @@ from optative.training.engine import MicroResult, train
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """One pair as tokens. `loss_masks`: for each completion, which of its tokens count (inner user turns do not)."""
+    """One pair as tokens: a group of two completions, the chosen one first. Its masks say which tokens carry loss."""
 
     id: str
-    prompt_ids: tuple[int, ...]
-    chosen_ids: tuple[int, ...]
-    rejected_ids: tuple[int, ...]
-    chosen_mask: tuple[bool, ...] | None = None
-    rejected_mask: tuple[bool, ...] | None = None
+    group: Group
     strength: float = 0.0
     confidence: float = 1.0
 
     @property
-    def group(self) -> Group:
-        return Group(self.prompt_ids, (self.chosen_ids, self.rejected_ids))
-
-    @property
     def key(self) -> str:
         """Identity of what is scored: tokens and masks, not the labels."""
-        return content_hash([self.prompt_ids, self.chosen_ids, self.rejected_ids, self.chosen_mask, self.rejected_mask])
+        return content_hash([self.group.prompt_ids, self.group.completion_ids, self.group.masks])
 
 
 @dataclass(frozen=True)
 class Micro:
-    """One packed forward: the pack, its pairs (indices into the training pairs) in the pack's order."""
+    """One packed forward and the pairs in it (indices into the training pairs, in the pack's order)."""
 
     pack: Pack
     pairs: tuple[int, ...]
@@ -60,21 +52,24 @@ class Micro:
 def pack_pairs(pairs: Sequence[EncodedPair], units: Sequence[int], token_budget: int) -> list[Micro]:
     """Pack the pairs of one step; the two completions of a pair share their prompt and stay together."""
     packs = plan([pairs[i].group for i in units], token_budget)
-    return [Micro(pack, tuple(units[g] for g in pack.group_indices)) for pack in packs]
+    return [Micro(pack, tuple(units[i] for i in pack.group_indices)) for pack in packs]
 
 
-def pair_logps(lm: LanguageModel, pairs: Sequence[EncodedPair], micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
+def windows(pairs: Sequence[EncodedPair], token_budget: int, size: int = 256) -> Iterable[Micro]:
+    """All pairs in packs, planned a window at a time, so that neither time nor memory grows faster than their number."""
+    for at in range(0, len(pairs), size):
+        yield from pack_pairs(pairs, range(at, min(at + size, len(pairs))), token_budget)
+
+
+def pair_logps(lm: LanguageModel, micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed log-probabilities of the completions of a pack and the number of tokens that count, both [pairs, 2]."""
-    scores = score_pack(lm.model, micro.pack)
-    masks: list[torch.Tensor] = []
-    for i in micro.pairs:
-        for ids, mask in ((pairs[i].chosen_ids, pairs[i].chosen_mask), (pairs[i].rejected_ids, pairs[i].rejected_mask)):
-            masks.append(torch.ones(len(ids)) if mask is None else torch.tensor(mask, dtype=torch.float32))
-    lengths = torch.tensor([len(m) for m in masks])
-    mask_T = torch.cat(masks).to(scores.logps.device)
-    owner_T = torch.repeat_interleave(torch.arange(len(masks)), lengths).to(scores.logps.device)
-    sums = torch.zeros(len(masks), device=scores.logps.device).index_add(0, owner_T, scores.logps * mask_T)
-    counts = torch.zeros(len(masks), device=scores.logps.device).index_add(0, owner_T, mask_T)
+    scores = score_pack(lm, micro.pack)
+    assert scores.logps is not None
+    lengths = torch.tensor(scores.offsets).diff().to(scores.logps.device)
+    owner_N = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    zeros = torch.zeros(len(lengths), device=scores.logps.device)
+    sums = zeros.index_add(0, owner_N, scores.logps * scores.mask_N)
+    counts = zeros.index_add(0, owner_N, scores.mask_N.float())
     return sums.reshape(-1, 2), counts.reshape(-1, 2)
 
 
@@ -132,7 +127,7 @@ def train_preferences(
         return pack_pairs(pairs, units, options.token_budget)
 
     def loss(micro: Micro, num_units: int) -> MicroResult:
-        logps_B2, counts_B2 = pair_logps(lm, pairs, micro)
+        logps_B2, counts_B2 = pair_logps(lm, micro)
         ref_B2 = torch.tensor([reference[i] for i in micro.pairs], device=logps_B2.device)
         strength_B = torch.tensor([pairs[i].strength for i in micro.pairs], device=logps_B2.device)
         values_B = dpo(
@@ -185,8 +180,8 @@ def measure_pairs(
     lm.model.eval()
     sums: dict[str, tuple[float, float]] = {}
     total = 0.0
-    for micro in pack_pairs(pairs, range(len(pairs)), options.token_budget):
-        logps_B2, counts_B2 = pair_logps(lm, pairs, micro)
+    for micro in windows(pairs, options.token_budget):
+        logps_B2, counts_B2 = pair_logps(lm, micro)
         ref_B2 = torch.tensor([reference[i] for i in micro.pairs], device=logps_B2.device)
         total += float(dpo(logps_B2[:, 0], logps_B2[:, 1], ref_B2[:, 0], ref_B2[:, 1], beta=options.beta).sum())
         for name, (value, count) in pair_measures(logps_B2, counts_B2, ref_B2, beta=options.beta).items():

@@ -15,7 +15,7 @@ from optative.core.files import read_json, write_json
 from optative.core.ids import content_hash
 from optative.generators.language.adapters import reference_mode
 from optative.generators.language.model import LanguageModel
-from optative.optimizers.preference import EncodedPair, pack_pairs, pair_logps
+from optative.optimizers.preference import EncodedPair, pair_logps, windows
 
 
 @torch.no_grad()
@@ -40,8 +40,8 @@ def reference_logps(
     lm.model.eval()
     done = 0
     with reference_mode(lm):
-        for micro in pack_pairs(pairs, range(len(pairs)), token_budget):
-            logps_B2, _ = pair_logps(lm, pairs, micro)
+        for micro in windows(pairs, token_budget):
+            logps_B2, _ = pair_logps(lm, micro)
             for i, (chosen, rejected) in zip(micro.pairs, logps_B2.tolist()):
                 found[i] = (chosen, rejected)
             done += len(micro.pairs)

@@ -20,18 +20,26 @@ from optative.core.folder import RunFolder
 from optative.core.ids import content_hash, file_hash
 from optative.data.records import Judgement
 from optative.data.writers import write_judgements
-from optative.evaluation.instructions import assemble
+from optative.evaluation.assemble import assemble
 from optative.feedback.on_policy import judge
 from optative.feedback.select import SELECTORS
-from optative.generators.language.adapters import add_lora, adapter_off, load_weights, merged, save_weights
+from optative.generators.language.adapters import (
+    add_lora,
+    adapter_off,
+    has_adapter,
+    load_adapter_weights,
+    merged,
+    save_adapter,
+)
 from optative.generators.language.load import open_language_model
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings, sample
 from optative.generators.language.score import divergence, score
 from optative.generators.language.tokens import encode_prompt
-from optative.objectives.instructions.check import check_answer, check_answer_loose
-from optative.objectives.instructions.compose import TRAINED_KINDS, InstructionPrompt, generate
+from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
+from optative.objectives.instructions.compose import generate
+from optative.objectives.instructions.kinds import TRAINED_KINDS
 from optative.optimizers.loop import on_policy
 from optative.optimizers.preference import EncodedPair, train_preferences
 from optative.optimizers.reference import reference_logps
@@ -140,7 +148,8 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
         split: _evaluate(job, "base", split, prompts, lm.fingerprint) for split, prompts in splits.items() if prompts
     }
 
-    add_lora(lm, spec.generator.lora, seed=spec.seed)
+    if not has_adapter(lm):  # else the spec named an adapter to start from
+        add_lora(lm, spec.generator.lora, seed=spec.seed)
     weights = _practise(job, practice)
 
     with merged(lm):
@@ -350,9 +359,7 @@ def _practise(job: _Job, prompts: Sequence[InstructionPrompt]) -> str:
                 pairs.append(
                     EncodedPair(
                         id=f"{record.id}-{best}-{worst}",
-                        prompt_ids=prompt_ids,
-                        chosen_ids=tuple(rows[best]["ids"]),
-                        rejected_ids=tuple(rows[worst]["ids"]),
+                        group=Group(prompt_ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"]))),
                         strength=gap,
                     )
                 )
@@ -381,9 +388,9 @@ def _practise(job: _Job, prompts: Sequence[InstructionPrompt]) -> str:
         key = job.key(
             f"train-{number}", 1, [[p.key for p in pairs], [p.strength for p in pairs], options, state["weights"], spec]
         )
-        home = job.stages.folder / key
-        if (home / "done.json").exists():
-            load_weights(lm, home / "adapter.safetensors")
+        home, receipt = job.stages.folder / key, job.stages.folder / f"{key}.done.json"
+        if receipt.exists():
+            load_adapter_weights(lm, home)
         else:
             started = time.perf_counter()
             with job.events.progress(f"round {number}: reference") as advance:
@@ -414,15 +421,13 @@ def _practise(job: _Job, prompts: Sequence[InstructionPrompt]) -> str:
                     first_step=int(state["steps"]),
                     on_step=tell,
                 )
-            home.mkdir(parents=True, exist_ok=True)
-            save_weights(lm, home / "adapter.safetensors")
+            save_adapter(lm, home)
             steps = sum(1 for _ in read_jsonl(job.folder.metrics))
             job.stages.add_seconds(key, time.perf_counter() - started)
-            write_json(home / "done.json", {"journal_offset": offset, "steps": steps})
-        done = read_json(home / "done.json")
-        state.update(
-            journal=done["journal_offset"], steps=done["steps"], weights=file_hash(home / "adapter.safetensors")
-        )
+            write_json(receipt, {"journal_offset": offset, "steps": steps})
+        done = read_json(receipt)
+        weights = file_hash(home / "adapter_model.safetensors")
+        state.update(journal=done["journal_offset"], steps=done["steps"], weights=weights)
 
     on_policy(rounds, sample=draw, label=label, select=select, train=teach)
     Journal(job.folder.metrics, int(state["journal"])).close()  # lines of a training that another key has replaced
