@@ -27,7 +27,7 @@ endif
 .DELETE_ON_ERROR:
 
 demo: $(READY)
-	$(BIN)/optative run --out runs
+	$(BIN)/optative run
 
 test: $(READY_DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -21,7 +21,7 @@ import typer
 
 from optative import __version__
 from optative.cli.main import VERBS, Verb, load, main
-from optative.cli.output import console, print_json
+from optative.cli.output import console, print_json, print_run
 from optative.core.errors import CriterionNotMet, InputError
 
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "pyarrow", "scipy", "pandas", "numpy")
@@ -222,3 +222,25 @@ def test_json_output_is_valid_whatever_it_holds(capsys: pytest.CaptureFixture[st
 def test_the_console_prints_markup_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     console().print("[bold]not markup[/bold] :smile: [/]")
     assert capsys.readouterr().out == "[bold]not markup[/bold] :smile: [/]\n"
+
+
+def test_a_finished_run_ends_stdout_with_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    figure = {
+        "name": "kl",
+        "split": "held_out",
+        "base": None,
+        "steered": 0.25,
+        "difference": None,
+        "interval": None,
+        "n": 4,
+    }
+    evaluation = {"metrics": [figure], "warnings": [{"code": "growing_length", "message": "answers grew [by half]"}]}
+    print_run("runs/a-1", evaluation, False)
+    out, err = capsys.readouterr()
+    assert out == "runs/a-1\n"
+    assert "not measured" in err
+    assert "warning: answers grew [by half]" in err
+    print_run("runs/a-1", evaluation, True)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"folder": "runs/a-1", **evaluation}
+    assert err == ""
