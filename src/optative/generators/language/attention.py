@@ -1,0 +1,283 @@
+"""Attention over packed sequences, inside any Transformers model that takes its attention from the library's table.
+
+A model is switched once to the function registered here. Without a `layout` among the keyword arguments of its forward
+it computes what `sdpa` computes. With one, the layout decides what each token sees: `PackLayout` for groups that share
+a prompt, `cache.RowLayout` for one new token a row. Passing the layout as an argument, and not as global state, keeps
+it right under gradient checkpointing, which runs the forward again later.
+
+Knows: blocks of queries and keys, sliding windows, soft-capped scores. Does not know: tokens, heads of the model.
+Refuses (`LayoutUnsupported`) what it does not know: attention sinks, position biases, chunked or recurrent layers.
+Shapes: T tokens of the pack, L queries and S keys of a block, H heads, D head size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from optative.core.errors import OptativeError
+from optative.generators.language.packing import Pack
+
+NAME = "optative"
+_LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
+_REASONS: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
+
+
+class LayoutUnsupported(OptativeError):
+    """The model computes something that a layout does not describe; the plain path is taken in its place."""
+
+
+def base_of(model: Any) -> torch.nn.Module:
+    """The Transformers module inside a `LanguageModel` or a PEFT wrapper."""
+    module = model if isinstance(model, torch.nn.Module) else model.model
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
+def backbone_of(base: Any) -> Any:
+    """The part that gives hidden states: the causal language model without its head."""
+    return getattr(base, base.base_model_prefix)
+
+
+def why_no_layout(base: Any) -> str | None:
+    """Why the model cannot take layouts, or None; switches its attention on the first call."""
+    if base not in _REASONS:
+        _REASONS[base] = _static_reason(base)
+        if _REASONS[base] is None:
+            _register()
+            base.set_attn_implementation(NAME)
+    return _REASONS[base]
+
+
+def run_backbone(base: Any, layout: Any, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+    """Hidden states [B, T, hidden] under a layout. Raises `LayoutUnsupported`, and remembers it for this model."""
+    reason = why_no_layout(base)
+    if reason is None:
+        calls = layout.calls
+        try:
+            # A mask of four dimensions is handed through as it is, so the model builds none of its own.
+            mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids_BT.device)
+            hidden = backbone_of(base)(
+                input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False, layout=layout
+            ).last_hidden_state
+        except LayoutUnsupported as error:
+            _REASONS[base] = reason = str(error)
+        else:
+            if layout.calls - calls == base.config.get_text_config().num_hidden_layers:
+                return hidden
+            _REASONS[base] = reason = "some of its layers do not attend through the library's table"
+    raise LayoutUnsupported(reason)
+
+
+def _static_reason(base: Any) -> str | None:
+    config = base.config.get_text_config()
+    if not getattr(base, "_supports_attention_backend", False):
+        return "its attention does not go through the library's table"
+    if getattr(base, "_is_stateful", False):
+        return "it carries a recurrent state"
+    if "position_ids" not in inspect.signature(backbone_of(base).forward).parameters:
+        return "it takes no positions"
+    other = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if other:
+        return f"it has layers of type {', '.join(sorted(other))}"
+    if getattr(config, "is_causal", True) is False:
+        return "its attention is not causal"
+    return None
+
+
+@cache
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+    AttentionInterface.register(NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if layout is None:
+        if kwargs.get("softcap") is not None:
+            return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"]).transpose(1, 2), None
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    for name in ("s_aux", "position_bias", "sinks"):
+        if kwargs.get(name) is not None:
+            raise LayoutUnsupported(f"its attention uses {name}")
+    window = kwargs.get("sliding_window")
+    types = getattr(module.config, "layer_types", None)
+    if types and types[module.layer_idx] == "sliding_attention" and window is None:
+        raise LayoutUnsupported("it does not say how wide its sliding windows are")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layout.calls += 1
+    out = layout.attend(module.layer_idx, query, key, value, scale, window, kwargs.get("softcap"), dropout)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+    cap: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attention of [B, H, L, D] queries on [B, h, S, D] keys, h dividing H; `mask` is boolean, True is seen."""
+    if cap is not None:
+        if causal:
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        return _capped(query, key, value, mask, scale, cap)
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, cap: float) -> Tensor:
+    """Attention with scores squashed to (-cap, cap) before the softmax (Gemma 2, arXiv:2408.00118)."""
+    times = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = cap * torch.tanh(query @ key.transpose(-1, -2) * scale / cap)
+    if mask is None and query.shape[2] > 1:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril(key.shape[2] - query.shape[2])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+class PackLayout:
+    """Groups side by side in one row of T tokens: [prompt, completion 1, completion 2, ...] and the next group.
+
+    A completion sees its prompt and itself; groups do not see one another; positions of each completion continue from
+    its prompt. `keep`: collect every layer's keys and values, for a cache.
+    """
+
+    def __init__(self, pack: Pack, device: Any, *, keep: bool = False) -> None:
+        self.calls = 0
+        self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
+        ids: list[int] = []
+        positions: list[int] = []
+        self.blocks: list[tuple[int, int, int, int]] = []  # prompt start, prompt end, queries start, queries end
+        self.prompt_ends: list[int] = []
+        self.completion_starts: list[list[int]] = []
+        for group in pack.groups:
+            start, length = len(ids), len(group.prompt_ids)
+            ids += group.prompt_ids
+            positions += range(length)
+            self.prompt_ends.append(start + length)
+            self.completion_starts.append([])
+            for i, completion in enumerate(group.completion_ids):
+                at = len(ids)
+                self.completion_starts[-1].append(at)
+                ids += completion
+                positions += range(length, length + len(completion))
+                # The first completion goes with its prompt, as one plain causal block.
+                self.blocks.append((start, start, start, len(ids)) if i == 0 else (start, start + length, at, len(ids)))
+            if not group.completion_ids:
+                self.blocks.append((start, start, start, len(ids)))
+        self.ids_1T = torch.tensor([ids], device=device)
+        self.positions_1T = torch.tensor([positions], device=device)
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+        cap: float | None,
+        dropout: float,
+    ) -> Tensor:
+        if self.kept is not None:
+            self.kept.append((key, value))
+        settings = (scale, window, cap, dropout)
+        if dropout or not torch.is_grad_enabled():
+            blocks = [
+                self._block(query[:, :, q0:q1], _rows(key, p0, p1, q0, q1), _rows(value, p0, p1, q0, q1), settings)
+                for p0, p1, q0, q1 in self.blocks
+            ]
+            return torch.cat(blocks, dim=2)
+        return _Blocks.apply(query, key, value, self, settings)  # type: ignore[no-untyped-call]
+
+    def _block(
+        self, query: Tensor, key: Tensor, value: Tensor, settings: tuple[float, int | None, float | None, float]
+    ) -> Tensor:
+        scale, window, cap, dropout = settings
+        num_queries, num_keys = query.shape[2], key.shape[2]
+        windowed = window is not None and window < num_keys
+        causal = num_queries == num_keys and not windowed
+        mask = None
+        if not causal and (windowed or num_queries > 1):
+            mask = self._mask(num_queries, num_keys, window if windowed else None, query.device)
+        return attend(query, key, value, mask, causal, scale, cap, dropout)
+
+    def _mask(self, num_queries: int, num_keys: int, window: int | None, device: Any) -> Tensor:
+        found = self._masks.get((num_queries, num_keys, window))
+        if found is None:
+            distance = (
+                torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+                - torch.arange(num_keys, device=device)[None]
+            )
+            found = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            self._masks[num_queries, num_keys, window] = found
+        return found
+
+
+class _Blocks(torch.autograd.Function):
+    """Block attention that keeps only its inputs: each block is computed again in the backward.
+
+    Plain autograd would keep a copy of the prompt's keys for every completion and add a full-size zero tensor for
+    every slice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, settings: Any) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.layout, ctx.settings = layout, settings
+        blocks = [
+            layout._block(query[:, :, q0:q1], _rows(key, p0, p1, q0, q1), _rows(value, p0, p1, q0, q1), settings)
+            for p0, p1, q0, q1 in layout.blocks
+        ]
+        return torch.cat(blocks, dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        query, key, value = ctx.saved_tensors
+        d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
+        for p0, p1, q0, q1 in ctx.layout.blocks:
+            q = query[:, :, q0:q1].detach().requires_grad_()
+            k, v = (_rows(t, p0, p1, q0, q1).detach().requires_grad_() for t in (key, value))
+            with torch.enable_grad():
+                out = ctx.layout._block(q, k, v, ctx.settings)
+            d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), grads[0][:, :, q0:q1])
+            d_query[:, :, q0:q1] = d_q
+            for total, part in ((d_key, d_k), (d_value, d_v)):
+                total[:, :, p0:p1] += part[:, :, : p1 - p0]
+                total[:, :, q0:q1] += part[:, :, p1 - p0 :]
+        return d_query, d_key, d_value, None, None
+
+
+def _rows(x: Tensor, p0: int, p1: int, q0: int, q1: int) -> Tensor:
+    return torch.cat([x[:, :, p0:p1], x[:, :, q0:q1]], dim=2) if p1 > p0 else x[:, :, q0:q1]

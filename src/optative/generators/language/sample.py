@@ -1,0 +1,334 @@
+"""Sampling: n completions for each prompt, with the log-probability of every token.
+
+A prompt is computed once for its n samples; rows that end leave the batch and waiting ones enter. The random number of
+a token is keyed by (seed, key of the prompt, sample, position), and a token is chosen by walking the distribution in
+the order of the vocabulary, so that a sample does not depend on what else is in the batch, except where a float's
+rounding decides: `Completion.close_calls` counts the tokens for which another batch could have decided otherwise.
+
+The distribution: logits / temperature, then the `top_k` most likely tokens, then the fewest of these whose renormalised
+probability reaches `top_p`, then renormalised; among equals the lower id comes first. Temperature 0 is the most likely.
+
+Knows: when a completion ends. Does not know: what is asked, who judges. Text: without end and other special tokens, cut
+before the first stop string; ids and log-probabilities go up to the token that ended it, end token or the last token of
+a stop string included.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optative.core.config import Config, Field
+from optative.core.errors import InputError
+from optative.core.ids import content_hash
+from optative.core.rng import uniforms
+from optative.generators.language.attention import base_of, why_no_layout
+from optative.generators.language.cache import CachedRows, PlainRows, Prefix
+from optative.generators.language.heads import Head
+from optative.generators.language.packing import Ids
+from optative.generators.language.tokens import Text, encode_prompt
+
+PREFILL_TOKENS = 2048
+CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of probability; other dtypes round more coarsely
+CLOSE_COARSE = 1e-2
+
+
+class SamplingSettings(Config):
+    """How completions are drawn."""
+
+    max_new_tokens: int = Field(256, ge=1, description="Most tokens of a completion, its end token included.")
+    temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the fewest tokens that reach this probability; 1: all.")
+    top_k: int = Field(0, ge=0, description="Keep so many of the most likely tokens; 0: all.")
+    stop: tuple[str, ...] = Field((), description="Texts that end a completion; they are not part of its text.")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample. `logps`: of each id under the model itself (temperature 1, all tokens). `sampling_logps`: under the
+    settings it was drawn with (0 for greedy)."""
+
+    text: str
+    ids: Ids
+    logps: tuple[float, ...]
+    sampling_logps: tuple[float, ...]
+    finish_reason: Literal["eos", "stop", "length"]
+    close_calls: int = 0
+
+
+def sample(
+    lm: Any,
+    prompts: Sequence[Text],
+    n: int,
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    keys: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    max_rows: int = 96,
+    memory_bytes: int = 1 << 30,
+) -> list[list[Completion]]:
+    """`n` completions for each prompt.
+
+    `keys` name the prompts for the random numbers; by default a prompt's own tokens do, so that two equal prompts
+    without keys get equal samples. `progress(done, total)` counts completions. At most `max_rows` rows run together,
+    fewer when their keys and values would need more than `memory_bytes`. Raises `InputError` before any work when a
+    prompt and `max_new_tokens` do not fit into the model's context.
+    """
+    if n < 1:
+        raise InputError("no completions asked for", field="n", found=n, expected="1 or more")
+    if n > 1 and settings.temperature == 0:
+        raise InputError(
+            "greedy completions of a prompt are all the same", field="n", found=n, expected="1 at temperature 0"
+        )
+    if any(not s for s in settings.stop):
+        raise InputError("an empty stop string would end every completion at once", field="stop", found=settings.stop)
+    if keys is not None and len(keys) != len(prompts):
+        raise InputError("one key for each prompt", field="keys", found=len(keys), expected=str(len(prompts)))
+    encoded = [encode_prompt(lm, p) for p in prompts]
+    for i, ids in enumerate(encoded):
+        if len(ids) + settings.max_new_tokens > lm.context_length:
+            name = f"prompt {i}" if keys is None else f"prompt {i} ({keys[i]})"
+            raise InputError(
+                f"{name} and its completion do not fit into the model's context",
+                found=f"{len(ids)} + max_new_tokens {settings.max_new_tokens}",
+                expected=f"at most {lm.context_length} tokens",
+            )
+    names = list(keys) if keys is not None else [content_hash(list(ids)) for ids in encoded]
+    jobs = [_Job(i, ids, name) for i, (ids, name) in enumerate(zip(encoded, names))]
+    run = _Run(lm, settings, n, seed, max_rows, memory_bytes, progress, total=len(jobs) * n)
+    training = [m for m in base_of(lm).modules() if m.training]
+    base_of(lm).eval()
+    try:
+        with torch.no_grad():
+            for bucket in _buckets(jobs, settings.max_new_tokens):
+                run.sample(bucket)
+    finally:
+        for module in training:
+            module.training = True
+    return [[job.done[i] for i in range(n)] for job in jobs]
+
+
+@dataclass(slots=True)
+class _Job:
+    index: int
+    ids: Ids
+    key: str
+    done: dict[int, Completion] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Row:
+    job: _Job
+    sample: int
+    uniforms: np.ndarray
+    prefix: Prefix
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    sampling_logps: list[float] = field(default_factory=list)
+    close_calls: int = 0
+
+
+def _buckets(jobs: Sequence[_Job], max_new_tokens: int) -> list[list[_Job]]:
+    """Jobs of similar length together, the longest first: buffers are as wide as the longest row of a bucket."""
+    buckets: dict[int, list[_Job]] = {}
+    for job in sorted(jobs, key=lambda j: -len(j.ids)):
+        buckets.setdefault(max(9, (len(job.ids) + max_new_tokens).bit_length()), []).append(job)
+    return list(buckets.values())
+
+
+class _Run:
+    """The loop: admit, step, choose, retire."""
+
+    def __init__(
+        self,
+        lm: Any,
+        settings: SamplingSettings,
+        n: int,
+        seed: int,
+        max_rows: int,
+        memory_bytes: int,
+        progress: Callable[[int, int], None] | None,
+        total: int,
+    ) -> None:
+        self.lm, self.settings, self.n, self.seed = lm, settings, n, seed
+        self.max_rows, self.memory_bytes = max_rows, memory_bytes
+        self.progress, self.total, self.num_done = progress, total, 0
+        self.base, self.head = base_of(lm), Head(lm)
+        self.device = self.base.get_input_embeddings().weight.device
+        self.eos_ids = frozenset(lm.eos_ids)
+        dtype = next(self.base.parameters()).dtype
+        self.close = CLOSE.get(dtype, CLOSE_COARSE)
+        self.special_ids = frozenset(lm.tokenizer.all_special_ids)
+        self.stop_width = max((len(s.encode()) for s in settings.stop), default=0) + 4
+
+    def sample(self, jobs: Sequence[_Job]) -> None:
+        longest = max(len(j.ids) for j in jobs)
+        if why_no_layout(self.base) is None:
+            max_rows = min(self.max_rows, self._rows_in_memory(longest), len(jobs) * self.n)
+            rows: Any = CachedRows(self.base, max_rows, longest, self.settings.max_new_tokens, self.device)
+        else:
+            max_rows = min(self.max_rows, len(jobs) * self.n)
+            rows = PlainRows(self.base, self.device)
+        waiting, ready, active = deque(jobs), deque[_Row](), list[_Row]()
+        few = max(1, max_rows // 8)
+        while waiting or ready or active:
+            free = max_rows - len(active)
+            if (waiting or ready) and (free >= few or not active):
+                while waiting and len(ready) < free:
+                    ready.extend(self._prefill(rows, waiting, free - len(ready)))
+                entering = [ready.popleft() for _ in range(min(free, len(ready)))]
+                if entering:
+                    rows.enter([row.prefix for row in entering])
+                    active += entering
+            if not active:
+                continue
+            hidden = rows.step([r.ids[-1] for r in active], [len(r.job.ids) + len(r.ids) - 1 for r in active])
+            going = self._choose(active, hidden)
+            if len(going) < len(active):
+                active = [active[r] for r in rows.leave(going)]
+
+    def _rows_in_memory(self, longest_prompt: int) -> int:
+        config = self.base.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = longest_prompt + self.settings.max_new_tokens
+        itemsize = next(self.base.parameters()).element_size()
+        return max(1, self.memory_bytes // (2 * config.num_hidden_layers * heads * size * width * itemsize))
+
+    def _prefill(self, rows: Any, waiting: deque[_Job], wanted: int) -> list[_Row]:
+        """Compute the next prompts, enough for `wanted` rows, and choose the first token of each of their samples."""
+        jobs = [waiting.popleft()]
+        num_tokens = len(jobs[0].ids)
+        while waiting and len(jobs) * self.n < wanted and num_tokens + len(waiting[0].ids) <= PREFILL_TOKENS:
+            jobs.append(waiting.popleft())
+            num_tokens += len(jobs[-1].ids)
+        hidden, prefixes = rows.prefill([j.ids for j in jobs])
+        started = [
+            _Row(job, i, uniforms(self.settings.max_new_tokens, self.seed, "sample", job.key, i), prefix)
+            for job, prefix in zip(jobs, prefixes)
+            for i in range(self.n)
+        ]
+        owner = torch.arange(len(jobs), device=hidden.device).repeat_interleave(self.n)
+        return [started[r] for r in self._choose(started, hidden, owner)]
+
+    def _choose(self, rows: Sequence[_Row], hidden: Tensor, owner: Tensor | None = None) -> list[int]:
+        """Choose the next token of each row; ends rows, and returns which go on. `owner`: the hidden state of each row."""
+        logits = self.head(hidden)
+        numbers = torch.tensor([r.uniforms[len(r.ids)] for r in rows], dtype=torch.float64, device=logits.device)
+        drawn = draw(logits if owner is None else logits[owner], numbers, self.settings)
+        columns = (drawn.tokens, drawn.logps, drawn.sampling_logps, drawn.margins)
+        going = []
+        for i, (row, token, logp, sampling_logp, margin) in enumerate(zip(rows, *(c.tolist() for c in columns))):
+            row.ids.append(token)
+            row.logps.append(logp)
+            row.sampling_logps.append(sampling_logp)
+            row.close_calls += margin < self.close
+            if not self._finish(row):
+                going.append(i)
+        return going
+
+    def _finish(self, row: _Row) -> bool:
+        reason: Literal["eos", "stop", "length"]
+        text = None
+        if row.ids[-1] in self.eos_ids:
+            reason, text = "eos", self._text(row.ids[:-1])
+        elif self.settings.stop and self._near_stop(row.ids) and (found := self._stop(row.ids)) is not None:
+            reason, text = "stop", found
+        elif len(row.ids) == self.settings.max_new_tokens:
+            # A character whose last bytes were not reached is not part of the text.
+            reason, text = "length", self._text(row.ids).rstrip("\ufffd")
+        else:
+            return False
+        row.job.done[row.sample] = Completion(
+            text, tuple(row.ids), tuple(row.logps), tuple(row.sampling_logps), reason, row.close_calls
+        )
+        self.num_done += 1
+        if self.progress is not None:
+            self.progress(self.num_done, self.total)
+        return True
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return decode(self.lm.tokenizer, ids)
+
+    def _near_stop(self, ids: Sequence[int]) -> bool:
+        """Whether the last tokens hold a stop string: each token that shows gives at least a byte."""
+        shown: list[int] = []
+        for token in reversed(ids):
+            if token not in self.special_ids:
+                shown.append(token)
+                if len(shown) == self.stop_width:
+                    break
+        text = self._text(shown[::-1])
+        return any(s in text for s in self.settings.stop) or len(shown) < self.stop_width
+
+    def _stop(self, ids: Sequence[int]) -> str | None:
+        text = self._text(ids)
+        places = [at for s in self.settings.stop if (at := text.find(s)) >= 0]
+        return text[: min(places)] if places else None
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of ids, special tokens left out and spaces as they are."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Chosen tokens [B], their log-probability under the model and under the settings, and how far, in probability,
+    the choice was from another one."""
+
+    tokens: Tensor
+    logps: Tensor
+    sampling_logps: Tensor
+    margins: Tensor
+
+
+def draw(logits_BV: Tensor, uniforms_B: Tensor, settings: SamplingSettings) -> Drawn:
+    """Choose a token for each row of float32 logits, by its number in [0, 1): the first one, in the order of the
+    vocabulary, whose cumulative probability (in float64) exceeds the number."""
+    lse_B = logits_BV.logsumexp(-1)
+    if settings.temperature == 0:
+        top = logits_BV.topk(min(2, logits_BV.shape[-1]), dim=-1)
+        tokens = logits_BV.argmax(-1)
+        logps = logits_BV.gather(-1, tokens[:, None])[:, 0] - lse_B
+        return Drawn(tokens, logps, torch.zeros_like(logps), (top.values[:, 0] - top.values[:, -1]).double())
+    scaled_BV = logits_BV if settings.temperature == 1 else logits_BV / settings.temperature
+    scaled_BV = _filtered(scaled_BV, settings)
+    cumulative_BV = (scaled_BV - scaled_BV.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
+    total_B = cumulative_BV[:, -1]
+    aim_B1 = (uniforms_B * total_B)[:, None]
+    tokens_B1 = torch.searchsorted(cumulative_BV, aim_B1, right=True)
+    # Rounding can put the aim on the total: the last token that has any probability is meant then.
+    last_B1 = torch.searchsorted(cumulative_BV, total_B[:, None], right=False)
+    tokens_B1 = torch.minimum(tokens_B1, last_B1)
+    upper_B1 = cumulative_BV.gather(-1, tokens_B1)
+    lower_B1 = torch.where(tokens_B1 > 0, cumulative_BV.gather(-1, (tokens_B1 - 1).clamp(min=0)), 0.0)
+    margins_B = torch.minimum(upper_B1 - aim_B1, aim_B1 - lower_B1)[:, 0] / total_B
+    logps_B = logits_BV.gather(-1, tokens_B1)[:, 0] - lse_B
+    sampling_B = scaled_BV.gather(-1, tokens_B1)[:, 0] - scaled_BV.logsumexp(-1)
+    return Drawn(tokens_B1[:, 0], logps_B, sampling_B, margins_B)
+
+
+def _filtered(logits_BV: Tensor, settings: SamplingSettings) -> Tensor:
+    """Logits with -inf for the tokens that `top_k` and `top_p` leave out."""
+    vocabulary = logits_BV.shape[-1]
+    top_k = settings.top_k if 0 < settings.top_k < vocabulary else vocabulary
+    if top_k == vocabulary and settings.top_p == 1:
+        return logits_BV
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    sorted_BV, order_BV = sorted_BV[:, :top_k], order_BV[:, :top_k]
+    probabilities = sorted_BV.softmax(-1, dtype=torch.float64)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = torch.where(
+        (before < settings.top_p) if settings.top_p < 1 else torch.ones_like(before, dtype=torch.bool),
+        sorted_BV,
+        float("-inf"),
+    )
+    return torch.full_like(logits_BV, float("-inf")).scatter(-1, order_BV, kept)

@@ -1,0 +1,298 @@
+"""From prompts and completions to token ids: the one rule that training, scoring and sampling share.
+
+Border: prompt and answer are encoded apart, so a token never spans the end of the prompt, all answers of a prompt see
+the same prompt ids, and they are the ids that sampling starts from. What joint encoding would merge is only counted.
+Start: what the tokenizer itself writes in front of a text stands there exactly once, also when the template wrote it.
+End: a finished assistant turn ends with exactly one end token, the one that the template writes (or the tokenizer's,
+if it writes none). What templates write after it is not scored, because a model that samples has stopped there.
+
+Knows: tokenizers, templates, the truncation rule. Does not know: models, batches, padding; no mask is ever made by
+comparing ids with the pad id. Text: a str is taken as it is; a conversation goes through the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from optative.core.config import Config, Field
+from optative.core.errors import InputError
+from optative.generators.language.packing import Group, Ids
+
+Text = str | list[dict[str, Any]]
+
+
+def encode_prompt(lm: Any, prompt: Text) -> Ids:
+    """The ids of a prompt, up to where the assistant's answer starts.
+
+    An empty prompt is the start token alone. Raises `InputError` for a prompt of no tokens.
+    """
+    text = prompt if isinstance(prompt, str) else _render(lm, prompt, True)
+    ids = _with_start(lm.tokenizer, text)
+    if not ids:
+        start = lm.tokenizer.bos_token_id
+        if start is None:
+            raise InputError("the prompt is empty and the tokenizer has no start token", field="prompt", found=prompt)
+        ids = (start,)
+    return ids
+
+
+def encode_completion(lm: Any, prompt: Text, completion: Text, *, end: bool = True) -> Ids:
+    """The ids of a completion behind `prompt`, its end token included; `end=False`: an answer that did not end."""
+    return encode_turns(lm, prompt, completion, end=end)[0]
+
+
+def encode_turns(lm: Any, prompt: Text, completion: Text, *, end: bool = True) -> tuple[Ids, tuple[bool, ...]]:
+    """Ids of a completion of one or several turns, and for each id whether it carries loss (the assistant wrote it)."""
+    if isinstance(prompt, str) != isinstance(completion, str):
+        raise InputError(
+            "prompt and completion must both be text or both be messages", field="completion", found=completion
+        )
+    ids: list[int] = []
+    mask: list[bool] = []
+    pieces = [(completion, True)] if isinstance(completion, str) else _turns(lm, prompt, completion)
+    for i, (text, carries_loss) in enumerate(pieces):
+        piece = encode_apart(lm.tokenizer, text)
+        if carries_loss:
+            last = i == len(pieces) - 1
+            turn, rest = _end_turn(lm, piece, end or not last, rendered=not isinstance(completion, str))
+            ids += turn
+            mask += [True] * len(turn)
+            piece = () if last else rest
+        ids += piece
+        mask += [False] * len(piece)
+    return tuple(ids), tuple(mask)
+
+
+def encode_group(
+    lm: Any,
+    prompt: Text,
+    completions: Sequence[Text],
+    *,
+    truncation: Truncation | None = None,
+    counts: TruncationCounts | None = None,
+) -> Group:
+    """A prompt and its completions, ready for `packing.plan`. Raises `InputError` for an empty completion."""
+    prompt_ids = encode_prompt(lm, prompt)
+    turns = [encode_turns(lm, prompt, c) for c in completions]
+    if counts is not None:
+        counts.merged_borders += sum(border_is_merged(lm, prompt, c) for c in completions)
+    if truncation is not None:
+        prompt_ids, turns = truncation.apply(prompt_ids, turns, counts=counts, start=_start(lm.tokenizer))
+    masks = None if all(all(mask) for _, mask in turns) else tuple(mask for _, mask in turns)
+    return Group(prompt_ids, tuple(ids for ids, _ in turns), masks)
+
+
+def border_is_merged(lm: Any, prompt: Text, completion: Text) -> bool:
+    """Whether encoding prompt and completion as one text would give other ids than encoding them apart."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        before, after = prompt, completion
+    else:
+        before, after = _render(lm, prompt, True), _turns(lm, prompt, completion)[0][0]
+    joint = _with_start(lm.tokenizer, before + after)
+    return joint != _with_start(lm.tokenizer, before) + encode_apart(lm.tokenizer, after)
+
+
+class Truncation(Config):
+    """The one truncation rule. A prompt is kept whole or, if asked, cut on its left; an answer is cut on its right."""
+
+    max_length: int = Field(ge=2, description="Most tokens of a prompt and one answer together.")
+    on_long_prompt: Literal["error", "truncate_left"] = Field(
+        "error",
+        description="What to do with a prompt of `max_length` tokens or more: refuse it, or cut it on its left so that "
+        "the longest answer fits (an answer gets at most half of `max_length` this way).",
+    )
+
+    def apply(
+        self,
+        prompt_ids: Ids,
+        turns: Sequence[tuple[Ids, tuple[bool, ...]]],
+        *,
+        counts: TruncationCounts | None = None,
+        start: Ids = (),
+    ) -> tuple[Ids, list[tuple[Ids, tuple[bool, ...]]]]:
+        """Cut to `max_length`; no answer loses all its tokens and no end token is invented on a cut one.
+
+        `start`: ids in front of every text (the tokenizer's own start token), kept when the prompt is cut.
+        Raises `PromptTooLong`.
+        """
+        counts = counts if counts is not None else TruncationCounts()
+        counts.prompts += 1
+        counts.answers += len(turns)
+        if len(prompt_ids) >= self.max_length:
+            if self.on_long_prompt == "error":
+                counts.prompts_refused += 1
+                raise PromptTooLong(
+                    "the prompt leaves no room for an answer",
+                    field="prompt",
+                    found=f"{len(prompt_ids)} tokens",
+                    expected=f"fewer than max_length = {self.max_length}",
+                )
+            room = min(max((len(ids) for ids, _ in turns), default=1), self.max_length // 2)
+            prompt_ids, cut = cut_left(prompt_ids, self.max_length - room, start)
+            counts.prompts_cut += 1
+            counts.prompt_tokens_cut += cut
+        keep = self.max_length - len(prompt_ids)
+        lost = [max(0, len(ids) - keep) for ids, _ in turns]
+        counts.answers_cut += sum(n > 0 for n in lost)
+        counts.answer_tokens_cut += sum(lost)
+        return prompt_ids, [(ids[:keep], mask[:keep]) for ids, mask in turns]
+
+
+class PromptTooLong(InputError):
+    """A prompt that the truncation rule refuses; `on_bad_record` decides what follows."""
+
+
+@dataclass(slots=True)
+class TruncationCounts:
+    """What the truncation rule did, to be printed; nothing is cut in silence."""
+
+    prompts: int = 0
+    answers: int = 0
+    answers_cut: int = 0
+    answer_tokens_cut: int = 0
+    prompts_cut: int = 0
+    prompt_tokens_cut: int = 0
+    prompts_refused: int = 0
+    merged_borders: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompts} prompts with {self.answers} answers: {self.answers_cut} answers cut "
+            f"({self.answer_tokens_cut} tokens), {self.prompts_cut} prompts cut on the left ({self.prompt_tokens_cut} "
+            f"tokens), {self.prompts_refused} prompts refused, {self.merged_borders} merged borders (encoded apart)"
+        )
+
+
+def cut_left(prompt_ids: Ids, keep: int, start: Ids = ()) -> tuple[Ids, int]:
+    """The last `keep` tokens of a prompt, behind its start token if it has one; and how many tokens were lost."""
+    if len(prompt_ids) <= keep:
+        return prompt_ids, 0
+    head = start if prompt_ids[: len(start)] == start and len(start) < keep else ()
+    cut = head + prompt_ids[len(prompt_ids) - keep + len(head) :]
+    return cut, len(prompt_ids) - keep
+
+
+def encode_apart(tokenizer: Any, text: str) -> Ids:
+    """Ids of a text that continues another one: no start token, and no space that the tokenizer puts before a first word.
+
+    SentencePiece-style tokenizers put one; behind an anchor that cannot merge with what follows, they do not.
+    """
+    anchor = _traits(tokenizer).anchor
+    if not anchor:
+        return _encode(tokenizer, text)
+    ids, head = _encode(tokenizer, anchor + text), _encode(tokenizer, anchor)
+    return ids[len(head) :] if ids[: len(head)] == head else _encode(tokenizer, text)
+
+
+def _encode(tokenizer: Any, text: str) -> Ids:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _with_start(tokenizer: Any, text: str) -> Ids:
+    ids, start = _encode(tokenizer, text), _start(tokenizer)
+    return ids if ids[: len(start)] == start else start + ids
+
+
+def _start(tokenizer: Any) -> Ids:
+    return _traits(tokenizer).start
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    start: Ids  # what the tokenizer writes in front of any text
+    anchor: str  # put before a continuation so that it gets no space of its own; "" where none is needed
+
+
+_KNOWN: WeakKeyDictionary[Any, _Traits] = WeakKeyDictionary()
+
+
+def _traits(tokenizer: Any) -> _Traits:
+    if tokenizer not in _KNOWN:
+        bare, full = _encode(tokenizer, "a"), tuple(tokenizer.encode("a", add_special_tokens=True))
+        at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        _KNOWN[tokenizer] = _Traits(full[:at], _anchor(tokenizer))
+    return _KNOWN[tokenizer]
+
+
+def _anchor(tokenizer: Any) -> str:
+    def decode(ids: Ids) -> str:
+        return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    for anchor in ("", tokenizer.eos_token or "", tokenizer.bos_token or "", "\n", "."):
+        head, ids = _encode(tokenizer, anchor), _encode(tokenizer, anchor + "a")
+        behind = ids[len(head) :]
+        before = _encode(tokenizer, "b")
+        if ids[: len(head)] == head and decode(before + behind) == decode(before) + "a":
+            return anchor
+    return ""
+
+
+def _render(lm: Any, messages: Any, add_generation_prompt: bool) -> str:
+    if lm.template is None:
+        raise InputError("the model has no chat template, but the prompt is a conversation", field="template")
+    return lm.template.render(messages, add_generation_prompt=add_generation_prompt)
+
+
+def _turns(lm: Any, prompt: Any, completion: Any) -> list[tuple[str, bool]]:
+    """Pieces of the text behind the prompt, assistant turns (True) and what stands between them (False).
+
+    All come from renderings of the whole conversation so far, so that a template's default system turn stays in the
+    prompt; each rendering must continue the one before, or the border between prompt and answer would be a guess.
+    """
+    if not completion:
+        raise InputError("the completion has no messages", field="completion", found=completion)
+    pieces: list[tuple[str, bool]] = []
+    so_far = _render(lm, prompt, True)
+    for i, message in enumerate(completion):
+        if message.get("role") != "assistant":
+            if not pieces:
+                raise InputError(
+                    "the first message of a completion must be the assistant's", field="completion", found=message
+                )
+            continue
+        before, after = list(prompt) + list(completion[:i]), list(prompt) + list(completion[: i + 1])
+        opened, closed = (so_far if i == 0 else _render(lm, before, True)), _render(lm, after, False)
+        if not opened.startswith(so_far) or not closed.startswith(opened):
+            raise InputError(
+                f"the chat template {lm.template.name} rewrites earlier turns or the start of the answer, "
+                "so prompt and answer cannot be told apart",
+                field="template",
+            )
+        if i:
+            pieces.append((opened[len(so_far) :], False))
+        pieces.append((closed[len(opened) :], True))
+        so_far = closed
+    if completion[-1].get("role") != "assistant":
+        raise InputError(
+            "the last message of a completion must be the assistant's", field="completion", found=completion[-1]
+        )
+    return pieces
+
+
+def _end_turn(lm: Any, piece: Ids, end: bool, *, rendered: bool) -> tuple[Ids, Ids]:
+    """Split a turn behind its end token, or before it with `end=False`; what follows the end token comes second.
+
+    Only space may stand between the last end token of a rendered turn and the turn's end; an end token further left
+    belongs to the content. A turn without any gets the tokenizer's own.
+    """
+    eos_ids = set(lm.eos_ids)
+    at = next((i for i in range(len(piece) - 1, -1, -1) if piece[i] in eos_ids), None)
+    if at is not None:
+        behind = lm.tokenizer.decode(list(piece[at + 1 :]), clean_up_tokenization_spaces=False)
+        if (rendered and behind.strip()) or (not rendered and behind):
+            at = None
+    content, rest = (piece, ()) if at is None else (piece[:at], piece[at + 1 :])
+    if not end:
+        return content, rest
+    if at is not None:
+        closing = piece[at]
+        while content and content[-1] == closing and rendered:  # the data carried the end token as well
+            content = content[:-1]
+    else:
+        closing = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id in eos_ids else next(iter(lm.eos_ids), None)
+        if closing is None:
+            raise InputError("the model has no end token, so a finished answer cannot be told from a cut one")
+    return (*content, closing), rest
