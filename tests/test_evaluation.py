@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -356,3 +359,23 @@ def test_table_of_metrics_names_what_exists() -> None:
         options, measure = look_up(METRICS, name, "metric")
         assert options().level == 0.95
         assert callable(measure)
+
+
+def test_examples_in_docstrings() -> None:
+    from optative.evaluation import independence
+
+    for module in (drift, independence):
+        assert doctest.testmod(module).failed == 0
+
+
+def test_documentation_names_every_figure_and_warning() -> None:
+    """docs/evaluation.md lists what the code can write."""
+    root = Path(__file__).resolve().parents[1]
+    text = (root / "docs" / "evaluation.md").read_text("utf-8")
+    sources = [(root / "src/optative/evaluation" / f"{name}.py").read_text("utf-8") for name in ("assemble", "ranking")]
+    written = {code for source in sources for code in re.findall(r'warning\(\s*"(\w+)"', source)}
+    base, steered = sides(10)
+    found = assemble(base, steered, trained_kinds=set(), kl_values={r["id"]: 0.1 for r in base})
+    missing = [name for name in {*written, *METRICS, *(f["name"] for f in found["metrics"])} if f"`{name}`" not in text]
+    assert len(written) > 10
+    assert missing == []

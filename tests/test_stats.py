@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import json
 import math
 
@@ -303,3 +304,8 @@ def test_values_that_have_no_mean(values: list[float], message: str) -> None:
 def test_level_out_of_range() -> None:
     with pytest.raises(InputError, match="level"):
         stats.wilson(1, 2, 95)
+
+
+def test_examples_in_docstrings() -> None:
+    assert doctest.testmod(stats).attempted > 0
+    assert doctest.testmod(stats).failed == 0

@@ -24,7 +24,7 @@ from optative.evaluation.options import (
 )
 from optative.evaluation.results import Answers, pair
 
-SPLITS = ("held_out", "unseen_kinds")
+SPLITS = ("held_out", "unseen_kinds", "ifeval")
 TWO_MODELS = ("kl", "negative_flips")
 MEASURED_IN = {
     "completion_tokens": "length",
@@ -50,12 +50,13 @@ def assemble(
 ) -> dict[str, Any]:
     """Figures, by kind, flips and warnings of the base and the steered model on the same prompts.
 
-    rows_base, rows_steered: rows of `samples.jsonl` of the splits held_out and unseen_kinds; None for the second
-    measures one model alone. trained_kinds: kinds of instruction that training used, None if unknown (then nothing is
-    `independent`). trained_judges: what else training used; DPO uses the base's log-probabilities as its reference.
-    trained_prompt_ids, trained_prompt_hashes (`independence.prompt_hash`): prompts of the training; answers to them are
-    taken out. kl_values: prompt id to nats per token. metrics: names, or names with their options; None: all that the
-    rows allow. Raises InputError for a metric that was asked for by name and cannot be measured.
+    rows_base, rows_steered: rows of `samples.jsonl` of the splits held_out, unseen_kinds or ifeval (prompts of the
+    public benchmark); None for the second measures one model alone. trained_kinds: kinds of instruction that training
+    used, None if unknown (then nothing is `independent`). trained_judges: what else training used; DPO uses the base's
+    log-probabilities as its reference. trained_prompt_ids, trained_prompt_hashes (`independence.prompt_hash`): prompts
+    of the training; answers to them are taken out. kl_values: prompt id to nats per token. metrics: names, or names
+    with their options; None: all that the rows allow.
+    Raises InputError for a metric that was asked for by name and cannot be measured, and for rows that do not agree.
     """
     chosen = _chosen(metrics, rows_base, rows_steered, kl_values)
     known = None if trained_kinds is None else frozenset(trained_kinds) | frozenset(trained_judges)

@@ -113,7 +113,10 @@ def kl_per_token(policy_logps_T: Sequence[float], base_logps_T: Sequence[float])
 def diversity(answers: Answers, options: Diversity, context: Context) -> list[Figure]:
     """distinct_2 (with `ratio` and `ratio_at_equal_length`) and repetition."""
     words = {side: [row["completion"].split() for row in rows] for side, rows in answers.sides.items()}
-    judged = {"measured_by": "word counts", "independence": decide({"word counts"}, context.trained_by)}
+    judged: dict[str, Any] = {
+        "measured_by": "word counts",
+        "independence": decide({"word counts"}, context.trained_by),
+    }
     repeated = {side: [repetition(w) for w in own] for side, own in words.items()}
     return [
         _distinct_figure(answers, words, options.level, judged),

@@ -51,7 +51,8 @@ def split_seen(
 ) -> tuple[list[Mapping[str, Any]], list[str]]:
     """The rows whose prompt training never saw, and the ids of those that it saw, by id or by text."""
     ids, hashes = {str(i) for i in trained_ids}, set(trained_hashes)
-    kept, seen = [], {}
+    kept: list[Mapping[str, Any]] = []
+    seen: dict[str, None] = {}
     for row in rows:
         if str(row["id"]) in ids or (hashes and prompt_hash(row["prompt"]) in hashes):
             seen[str(row["id"])] = None

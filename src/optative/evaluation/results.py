@@ -150,7 +150,9 @@ def _by_split(
 
 def _question(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What was asked: an equal id under another prompt or other instructions is another question."""
-    return row.get("prompt"), [(c["kind"], c.get("params")) for c in row.get("checks", ())]
+    prompt = row.get("prompt")
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return turns, [(c["kind"], c.get("params")) for c in row.get("checks", ())]
 
 
 def _read(path: Path, name: str, manifest: Mapping[str, Any] | None) -> Results:
