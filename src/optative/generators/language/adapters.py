@@ -38,6 +38,7 @@ __all__ = [
     "reference_mode",
     "save_adapter",
     "save_weights",
+    "write_adapter",
 ]
 
 POLICY, REFERENCE = "default", "reference"
@@ -158,30 +159,30 @@ def freeze_reference(lm: LanguageModel) -> None:
 
 
 def save_adapter(lm: LanguageModel, folder: str | Path) -> None:
-    """Write the policy's adapter in PEFT's layout: `PeftModel.from_pretrained(base, folder)` loads it without optative.
+    """Write the policy's adapter as a folder in PEFT's layout, whole or not at all; see `write_adapter`."""
+    with atomic_folder(folder) as temporary:
+        write_adapter(lm, temporary)
 
-    The base is named by hub id or name, never by a path; `optative.json` beside it holds the fingerprint of the base
-    and the hash of the chat template, and `chat_template.jinja` the template itself. The same weights give the same
-    bytes.
+
+def write_adapter(lm: LanguageModel, folder: Path) -> None:
+    """Files that `PeftModel.from_pretrained(base, folder)` loads without optative; equal weights give equal bytes.
+
+    The base is named by hub id or name, never by a path. `optative.json` beside it holds the fingerprint of the base
+    and the hash of the chat template; `chat_template.jinja` is the template itself.
     """
     from safetensors.torch import save_file
 
-    weights = _policy_weights(lm)
     config = copy.deepcopy(lm.model.peft_config[POLICY])
     config.base_model_name_or_path = lm.hub_id or lm.name
     config.revision = None
     config.inference_mode = True
     if isinstance(config.target_modules, set):  # a set has another order in each process
         config.target_modules = sorted(config.target_modules)
-    with atomic_folder(folder) as temporary:
-        save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        config.save_pretrained(str(temporary))
-        (temporary / "chat_template.jinja").write_text(lm.template.source, encoding="utf-8", newline="")
-        extras = {
-            "base": {"name": lm.name, "hub_id": lm.hub_id, "fingerprint": lm.fingerprint},
-            "template_hash": lm.template.hash,
-        }
-        write_json(temporary / EXTRAS_FILE, extras)
+    save_file(_policy_weights(lm), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    (folder / "chat_template.jinja").write_text(lm.template.source, encoding="utf-8", newline="")
+    base = {"name": lm.name, "hub_id": lm.hub_id, "fingerprint": lm.fingerprint}
+    write_json(folder / EXTRAS_FILE, {"base": base, "template_hash": lm.template.hash})
 
 
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
