@@ -18,8 +18,8 @@ REFUSED = {
     "broken_text": "not valid Unicode",
     "contradiction": "the chosen answer has the lower score",
 }
-"""Faults of meaning: an error, or skipped and counted, by `on_bad_record`. In lists of more than two answers, and in ties,
-identical answers are only counted."""
+"""Faults of meaning: an error, or skipped and counted, by `on_bad_record`. In lists of more than two answers, and in
+ties, identical answers are only counted."""
 
 NOTED = {
     "duplicates": "the same judgement as an earlier one; kept",
@@ -53,8 +53,8 @@ class Odd:
 
 @dataclass
 class Counts:
-    """`records` were read from the file; `skipped` of them were refused; the rest made `judgements` (several records make
-    one where a format spreads it over rows). `pairs`: strict preferences inside them."""
+    """`records` were read from the file; `skipped` of them were refused; the rest made `judgements` (several records
+    make one where a format spreads it over rows). `pairs`: strict preferences inside them."""
 
     records: int = 0
     judgements: int = 0
@@ -89,9 +89,13 @@ class Counts:
         odd = [Odd(**o) for o in value["odd"]]
         return cls(value["records"], numbers["judgements"], numbers["skipped"], numbers["pairs"], kinds, odd)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """A few lines for a person: what was read, and each kind of oddity with its first lines."""
-        out = [f"{self.records} read, {self.kept} kept, {self.skipped} refused; {self.judgements} judgements, {self.pairs} pairs"]
+        made = f"{self.judgements} judgements, {self.pairs} pairs"
+        out = [f"{self.records} read, {self.kept} kept, {self.skipped} refused; {made}"]
         for kind, meaning in KINDS.items():
             if self.kinds[kind]:
                 out.append(f"  {self.kinds[kind]} {kind.replace('_', ' ')}: {meaning}")

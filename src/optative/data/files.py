@@ -1,8 +1,9 @@
 """Physical formats: which kind of file it is, and its records with the lines where they stand.
 
 Knows: JSON lines, JSON documents, CSV, Parquet, Arrow, folders of `datasets`; gzip, byte-order marks, encodings.
-Does not know: what a record means. Everything streams; a fault of one record does not stop the reading of the next, so that
-all faults of a file show at once. What a file is, its first bytes say; its name is asked only where they are silent.
+Does not know: what a record means. Everything streams; a fault of one record does not stop the reading of the next, so
+that all faults of a file show at once. What a file is, its first bytes say; its name is asked only where they are
+silent.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise BadStructure(f"not {error.encoding} text: {error.reason}", file=path, found=error.object[error.start : error.start + 8]) from None
+        raise BadStructure(
+            f"not {error.encoding} text: {error.reason}", file=path, found=error.object[error.start : error.start + 8]
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadStructure(f"the gzip data is damaged or cut short: {error}", file=path) from None
     except pa.ArrowException as error:
@@ -383,7 +386,9 @@ def _csv(path: Path) -> Iterator[Record]:
             if header is None:
                 header = [c.strip() for c in cells]
                 if not all(header) or len(set(header)) != len(header):
-                    raise BadStructure("a column without a name, or two of one name", file=path, line=line, found=header)
+                    raise BadStructure(
+                        "a column without a name, or two of one name", file=path, line=line, found=header
+                    )
             elif len(cells) != len(header):
                 expected = f"{len(header)}, as in the first line"
                 yield BadStructure("wrong number of cells", file=path, line=line, found=len(cells), expected=expected)
@@ -454,7 +459,9 @@ def _folder(path: Path) -> Source:
             chosen = groups[split]
             shard = _SHARD.match(chosen[0].stem)
             if shard and len(chosen) != int(shard["of"]):
-                raise InputError("a part is missing", file=path, found=f"{len(chosen)} parts", expected=f"{int(shard['of'])} parts")
+                raise InputError(
+                    "a part is missing", file=path, found=f"{len(chosen)} parts", expected=f"{int(shard['of'])} parts"
+                )
             return Source(path, "parquet", tuple(chosen), split or None, others)
     expected = "a data set saved by `datasets` (state.json or dataset_dict.json) or Parquet files"
     raise InputError("nothing to read in this folder", file=path, expected=expected)
@@ -463,7 +470,9 @@ def _folder(path: Path) -> Source:
 def _saved(folder: Path) -> tuple[Path, ...]:
     state = read_json(folder / "state.json")
     if state.get("_indices_data_files"):
-        raise InputError("was saved as a view of another data set", file=folder, hint="Call flatten_indices() and save it again.")
+        raise InputError(
+            "was saved as a view of another data set", file=folder, hint="Call flatten_indices() and save it again."
+        )
     files = [folder / str(part["filename"]) for part in state.get("_data_files", [])]
     for file in files:
         if not file.is_file():
@@ -478,4 +487,9 @@ def _choose(path: Path, splits: list[str]) -> tuple[str, tuple[str, ...]]:
     if len(splits) == 1 or "train" in splits:
         split = splits[0] if len(splits) == 1 else "train"
         return split, tuple(s for s in splits if s != split)
-    raise InputError("several splits and none is `train`", file=path, found=", ".join(splits), hint="Name the split's own folder or file.")
+    raise InputError(
+        "several splits and none is `train`",
+        file=path,
+        found=", ".join(splits),
+        hint="Name the split's own folder or file.",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,19 @@ from optative.data.rows import BadStructure, Row, plain
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 SOURCES = ("human", "judge", "rule", "simulated")
-KEPT = ("id", "strength", "margin", "confidence", "annotator", "rationale", "source", "shown_first", "seconds", "aspects", "meta")
+KEPT = (
+    "id",
+    "strength",
+    "margin",
+    "confidence",
+    "annotator",
+    "rationale",
+    "source",
+    "shown_first",
+    "seconds",
+    "aspects",
+    "meta",
+)
 """Optional columns that every format takes; any other column goes to `meta`."""
 
 BETTER, TIED, WORSE = Order(((0,), (1,))), Order(((0, 1),)), Order(((1,), (0,)))
@@ -39,8 +51,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`required`: columns that tell it. `compares`: whether a record with one answer is odd. `joins`: whether consecutive
-    records of one prompt make one judgement."""
+    """`required`: columns that tell it. `compares`: whether a record with one answer is odd. `joins`: whether
+    consecutive records of one prompt make one judgement."""
 
     required: tuple[str, ...]
     parse: Callable[[Row, Options], Judgement]
@@ -68,7 +80,7 @@ def _implicit(row: Row, options: Options) -> Judgement:
         if not value:
             raise row.meaning("empty", "empty answer", name)
     prompt: Text
-    answers: list[Any]
+    answers: Sequence[Text]
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, answers = m.split_strings(row, chosen, rejected)
     elif isinstance(chosen, list) and isinstance(rejected, list):
@@ -100,7 +112,9 @@ def _binarized(row: Row, options: Options) -> Judgement:
     strength = high - low if known else None  # type: ignore[operator]
     used = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "messages")
     relation = TIED if strength == 0 else BETTER
-    return build(row, used, prompt, answers, relation, strength=strength, aspects={"score": [high, low]} if known else None)
+    return build(
+        row, used, prompt, answers, relation, strength=strength, aspects={"score": [high, low]} if known else None
+    )
 
 
 def _helpsteer3(row: Row, options: Options) -> Judgement:
@@ -121,7 +135,15 @@ def _signed(row: Row, prompt_name: str, names: tuple[str, str], preference: str,
         raise row.meaning("bad_value", "no preference", preference, found=None, expected="a number from -3 to 3")
     relation = TIED if value == 0 else BETTER if value < 0 else WORSE
     found = {name: row.unpacked(name) for name in aspects if row.get(name) is not None}
-    return build(row, (prompt_name, *names, preference, *aspects), settled, answers, relation, strength=abs(value), aspects=found or None)
+    return build(
+        row,
+        (prompt_name, *names, preference, *aspects),
+        settled,
+        answers,
+        relation,
+        strength=abs(value),
+        aspects=found or None,
+    )
 
 
 # Rated and ranked lists
@@ -139,7 +161,8 @@ def _helpsteer2(row: Row, options: Options) -> Judgement:
 
 
 def _ultrafeedback(row: Row, options: Options) -> Judgement:
-    """Ratings are the mean of the aspect ratings (1 to 5), not `overall_score`, which holds 10 for some answers rated 1."""
+    """Ratings are the mean of the aspect ratings (1 to 5), not `overall_score`, which holds 10 for some answers rated
+    1."""
     prompt, items, answers = _list(row, "instruction", "completions", ("response",))
     aspects: dict[str, list[float | None]] = {}
     means: list[float | None] = []
@@ -211,17 +234,19 @@ def _ranked(row: Row, options: Options) -> Judgement:
     return _with_meta(made, completions=rest) if any(rest) else made
 
 
-def _list(row: Row, prompt_name: str, name: str, texts: tuple[str, ...]) -> tuple[Text, list[dict[str, Any]], list[Text]]:
+def _list(
+    row: Row, prompt_name: str, name: str, texts: tuple[str, ...]
+) -> tuple[Text, list[dict[str, Any]], list[Text]]:
     """Prompt, items and answers of a column that lists answers."""
     items = row.objects(name)
     if not items:
         raise row.meaning("empty", "no answers", name)
     answers, names = [], []
     for i, item in enumerate(items):
-        key = next((t for t in texts if t in item), None)
-        if key is None:
+        key = next((t for t in texts if t in item), "")
+        if not key:
             close = nearest(texts[0], item)
-            # A value that is null, or was padded by the table, is no key (`rows.plain`): an empty answer, not a missing one.
+            # A null is no key (`rows.plain`): an empty answer, unless another key looks like it.
             if close is None:
                 raise row.meaning("empty", "empty answer", f"{name}[{i}].{texts[0]}")
             raise row.structure(f"missing; the nearest is {close!r}", f"{name}[{i}].{texts[0]}")
@@ -268,7 +293,7 @@ def _text_or_messages(row: Row, options: Options) -> Judgement:
 
 
 def _full(row: Row, options: Options) -> Judgement:
-    """Optative's own records, as `Judgement.to_json` writes them."""
+    """Optative's own records, as `Judgement.to_json` writes them; string answers to messages become messages."""
     record = dict(row.value)
     for name in ("completions", "relation", "aspects", "meta"):
         if isinstance(record.get(name), str) and record[name][:1] in ("[", "{"):
@@ -276,19 +301,28 @@ def _full(row: Row, options: Options) -> Judgement:
     try:
         record["prompt"] = m.text(row, "prompt")
         if isinstance(record.get("completions"), list):
-            record["completions"] = [m.as_text(row, c, f"completions[{i}]") for i, c in enumerate(record["completions"])]
+            texts = [m.as_text(row, c, f"completions[{i}]") for i, c in enumerate(record["completions"])]
+            if isinstance(record["prompt"], list):
+                texts = [[{"role": "assistant", "content": t}] if isinstance(t, str) else t for t in texts]
+            record["completions"] = texts
         return Judgement.from_json(record)
     except InputError as error:
         if error.file is not None:
             raise
-        details = {"expected": error.expected} if error.found is None else {"found": error.found, "expected": error.expected}
+        details = (
+            {"expected": error.expected} if error.found is None else {"found": error.found, "expected": error.expected}
+        )
         raise row.structure(error.message, error.field, **details) from None
 
 
 FORMATS: Mapping[str, Format] = {
     "optative": Format(("prompt", "completions", "relation"), _full, compares=False),
-    "helpsteer3": Format(("context", "response1", "response2", "overall_preference"), _helpsteer3, ("individual_preference",)),
-    "helpsteer2_preference": Format(("prompt", "response_1", "response_2", "preference_strength"), _helpsteer2_preference),
+    "helpsteer3": Format(
+        ("context", "response1", "response2", "overall_preference"), _helpsteer3, ("individual_preference",)
+    ),
+    "helpsteer2_preference": Format(
+        ("prompt", "response_1", "response_2", "preference_strength"), _helpsteer2_preference
+    ),
     "helpsteer2": Format(("prompt", "response", "helpfulness"), _helpsteer2, ATTRIBUTES, joins=True),
     "ultrafeedback": Format(("instruction", "completions"), _ultrafeedback),
     "ranked": Format(("context", "completions"), _ranked),
@@ -308,27 +342,27 @@ _GENERAL = ("language_modelling", "prompt_only")
 
 
 def detect(rows: list[Row]) -> str:
-    """The format that the columns of the first records tell. Raises BadStructure when none fits, when a column is missing
-    beside those of a richer format, or when it is misspelt."""
+    """The format that the columns of the first records tell. Raises BadStructure when none fits, when a column is
+    missing beside those of a richer format, or when it is misspelt."""
     columns = {name: None for row in rows for name in row.value}
     first = rows[0]
-    if "chosen" in columns and "rejected" in columns and "prompt" not in columns:
-        if alias := next((name for name in _PROMPT_LIKE if name in columns), None):
-            hint = f"Rename it, or name the format if {alias!r} is something else."
-            raise first.structure(f"missing; {alias!r} looks like it", "prompt", hint=hint)
+    alias = next((name for name in _PROMPT_LIKE if name in columns), None)
+    if alias and "chosen" in columns and "rejected" in columns and "prompt" not in columns:
+        hint = f"Rename it, or name the format if {alias!r} is something else."
+        raise first.structure(f"missing; {alias!r} looks like it", "prompt", hint=hint)
     fits = next((name for name, f in FORMATS.items() if all(c in columns for c in f.required)), None)
     if fits in (None, "prompt_only") and "text" in columns:
         fits = "language_modelling"
     strange = [c for c in columns if c not in _KNOWN]
-    for name, form in FORMATS.items():
-        if name == fits:
+    for candidate, form in FORMATS.items():
+        if candidate == fits:
             break
         missing = [c for c in form.required if c not in columns]
         close = {c: _near_miss(c, strange) for c in missing}
         if all(close.values()):
             column = missing[0]
-            hint = f"Correct it, or name the format (`{fits}`) if {close[column]!r} is meant." if fits else None
-            raise first.structure(f"missing; the nearest is {close[column]!r}", column, hint=hint)
+            way_out = f"Correct it, or name the format (`{fits}`) if {close[column]!r} is meant." if fits else None
+            raise first.structure(f"missing; the nearest is {close[column]!r}", column, hint=way_out)
     telling = [c for c in columns if c in _TELLING]
     if fits is None or (fits in _GENERAL and telling and "messages" not in columns):
         raise _no_format(first, list(columns))
@@ -348,7 +382,9 @@ def named(name: str) -> str:
 def check_score(form: str, score: str | None) -> None:
     """Refuse a `score` that cannot act."""
     if score is not None and form not in _EXTRA:
-        raise InputError("cannot act", field="score", found=score, expected=f"only with the formats {', '.join(_EXTRA)}, not {form}")
+        raise InputError(
+            "cannot act", field="score", found=score, expected=f"only with the formats {', '.join(_EXTRA)}, not {form}"
+        )
     if score is not None and form == "helpsteer2" and score not in ATTRIBUTES:
         raise InputError(unknown("score", score, ATTRIBUTES), field="score")
 
@@ -364,13 +400,15 @@ def build(
     row: Row,
     used: Iterable[str],
     prompt: Text,
-    completions: list[Text],
+    completions: Sequence[Text],
     relation: Relation,
     strength: float | None = None,
     aspects: dict[str, Any] | None = None,
 ) -> Judgement:
     """The judgement, with the optional columns every format takes (`KEPT`); what is left over goes to `meta`."""
-    rest = {k: v for k, v in row.value.items() if k not in set(used) and v is not None and not (row.textual and v == "")}
+    rest = {
+        k: v for k, v in row.value.items() if k not in set(used) and v is not None and not (row.textual and v == "")
+    }
     id = _id(row, rest.pop("id", None))
     if strength is None and (name := next((n for n in ("strength", "margin") if n in rest), None)):
         strength = row.number(rest.pop(name), name)
@@ -435,7 +473,11 @@ def _with_meta(judgement: Judgement, **more: Any) -> Judgement:
 
 
 _KNOWN = {c for f in FORMATS.values() for c in (*f.required, *f.optional)} | set(KEPT)
-_TELLING = {c for name, f in FORMATS.items() if name not in _GENERAL for c in f.required} - {"prompt", "context", "instruction"}
+_TELLING = {c for name, f in FORMATS.items() if name not in _GENERAL for c in f.required} - {
+    "prompt",
+    "context",
+    "instruction",
+}
 
 
 def _near_miss(column: str, strange: list[str]) -> str | None:
@@ -453,7 +495,9 @@ def _no_format(first: Row, columns: list[str]) -> BadStructure:
     def present(form: Format) -> float:
         return sum(c in columns for c in form.required) / len(form.required)
 
-    name = max((n for n in FORMATS if n not in _GENERAL), key=lambda n: (present(FORMATS[n]), -len(FORMATS[n].required)))
+    name = max(
+        (n for n in FORMATS if n not in _GENERAL), key=lambda n: (present(FORMATS[n]), -len(FORMATS[n].required))
+    )
     found = ", ".join(columns) or "no columns"
     if not present(FORMATS[name]):
         hint = f"Known formats: {', '.join(FORMATS)}."

@@ -40,7 +40,8 @@ def as_text(row: Row, value: Any, at: str) -> Text | None:
 
 
 def turns(row: Row, value: Any, at: str) -> Turns:
-    """Checked messages: a role from `ROLES`, and a content that is a string or a list of text parts (which are joined)."""
+    """Checked messages: a role from `ROLES`, and a content that is a string or a list of text parts (which are
+    joined)."""
     if not isinstance(value, list):
         raise row.structure("wrong type", at, found=value, expected="a list of messages")
     checked = []
@@ -54,7 +55,9 @@ def turns(row: Row, value: Any, at: str) -> Turns:
                 raise row.structure("has `from` and `value`; expected `role` and `content`", here, found=message)
             close = nearest(str(role).lower(), ROLES) if role is not None else None
             hint = f"the nearest is {close!r}" if close else f"one of {', '.join(ROLES)}"
-            raise row.structure("unknown role" if role is not None else "missing", f"{here}.role", found=role, expected=hint)
+            raise row.structure(
+                "unknown role" if role is not None else "missing", f"{here}.role", found=role, expected=hint
+            )
         content = message.get("content")
         if isinstance(content, list):
             message = {**message, "content": _joined(row, content, f"{here}.content")}
@@ -72,14 +75,14 @@ def turns(row: Row, value: Any, at: str) -> Turns:
 def settle(row: Row, prompt: Text | None, answers: list[Text | None], names: list[str]) -> tuple[Text, list[Text]]:
     """Prompt and answers in one form, the answers without turns of the prompt, none of them empty.
 
-    Mixed forms become messages: a string prompt is one user turn, a string answer one assistant turn. Answers that repeat
-    the prompt's turns (UltraFeedback binarized) lose them.
+    Mixed forms become messages: a string prompt is one user turn, a string answer one assistant turn. Answers that
+    repeat the prompt's turns (UltraFeedback binarized) lose them.
     """
     if prompt is None:
         raise row.meaning("empty", "no prompt", "prompt")
     filled: list[Text] = []
     for answer, name in zip(answers, names, strict=True):
-        if answer is None or (blank(answer) if isinstance(answer, str) else not answer):
+        if answer is None or says_nothing(answer):
             raise row.meaning("empty", "empty answer", name)
         filled.append(answer)
     as_turns = [isinstance(a, list) for a in filled]
@@ -105,19 +108,30 @@ def settle(row: Row, prompt: Text | None, answers: list[Text | None], names: lis
     return prompt, list(conversations)
 
 
+def says_nothing(answer: Text) -> bool:
+    """An answer without a visible character and without a tool call."""
+    if isinstance(answer, str):
+        return blank(answer)
+    return all(blank(turn.get("content") or "") and not _acts(turn) for turn in answer if turn["role"] == "assistant")
+
+
 def check_answer(row: Row, answer: Turns, name: str) -> None:
     """An answer begins and ends with the assistant, and each of its assistant turns says something."""
     if not answer:
         raise row.meaning("empty", "empty answer: nothing after the prompt's turns", name)
     if answer[0]["role"] != "assistant":
         found = answer[0]["role"]
-        raise row.meaning("border", "an answer begins with a turn of the prompt", name, found=found, expected="assistant")
+        raise row.meaning(
+            "border", "an answer begins with a turn of the prompt", name, found=found, expected="assistant"
+        )
     for turn in answer:
         if turn["role"] == "assistant" and blank(turn.get("content") or "") and not _acts(turn):
             raise row.meaning("empty", "empty answer", name)
     if answer[-1]["role"] != "assistant":
         found = answer[-1]["role"]
-        raise row.meaning("no_answer", "ends without an answer", name, found=found, expected="a last turn of the assistant")
+        raise row.meaning(
+            "no_answer", "ends without an answer", name, found=found, expected="a last turn of the assistant"
+        )
 
 
 def split_conversation(row: Row, chosen: Turns, rejected: Turns) -> tuple[Turns, list[Turns]]:
@@ -147,7 +161,8 @@ def split_conversation(row: Row, chosen: Turns, rejected: Turns) -> tuple[Turns,
 def split_strings(row: Row, chosen: str, rejected: str) -> tuple[str, list[str]]:
     """The shared beginning of two strings, cut back to the end of a word, and the two answers after it.
 
-    The blank before the answers goes with them, as tokenizers want it. Nothing is trimmed: prompt + answer is the input.
+    The blank before the answers goes with them, as tokenizers want it. Nothing is trimmed: prompt + answer is the
+    input.
     """
     if chosen == rejected:
         raise row.meaning("identical", "chosen and rejected are identical", "rejected")
@@ -208,7 +223,9 @@ def _prompt_of(row: Row, prompt: str, answers: list[Turns], names: list[str]) ->
                 raise row.meaning("border", f"its prompt differs from that of {names[0]}", name)
     said = [turn.get("content") or "" for turn in shared if turn["role"] == "user"]
     if prompt.strip() not in [s.strip() for s in said]:
-        raise row.meaning("border", "`prompt` is no user turn of the messages", f"{names[0]}[0]", found=prompt, expected=repr(said))
+        raise row.meaning(
+            "border", "`prompt` is no user turn of the messages", f"{names[0]}[0]", found=prompt, expected=repr(said)
+        )
     return shared, rests
 
 
@@ -247,4 +264,8 @@ def _messages_in_a_cell(row: Row, value: str, at: str) -> Any:
         if isinstance(found, list) and found and isinstance(found[0], dict) and "role" in found[0]:
             raise row.structure("messages written as Python, not JSON", at, found=value, expected="JSON") from None
         return value
-    return found if isinstance(found, list) and found and all(isinstance(m, dict) and "role" in m for m in found) else value
+    return (
+        found
+        if isinstance(found, list) and found and all(isinstance(m, dict) and "role" in m for m in found)
+        else value
+    )

@@ -17,6 +17,7 @@ from optative.core.errors import InputError, InputErrors
 from optative.data import formats
 from optative.data.counts import Counts
 from optative.data.files import Record, Source, source
+from optative.data.messages import says_nothing
 from optative.data.records import Fingerprint, Judgement, Order, Ratings, Text, levels, pairs, ties, with_id
 from optative.data.rows import BadMeaning, BadStructure, Row, blank
 from optative.data.seen import Seen
@@ -41,12 +42,19 @@ class Numbered(NamedTuple):
 class Reading:
     """One pass over a file. Iterate once; `counts` and `fingerprint` are complete after the last judgement.
 
-    All faults of structure, and with `on_bad_record="error"` those of meaning, are raised together as one InputErrors at
-    the end of the pass; after the first fault no judgement is given any more. Use `list(reading)`, or `table.build`, before
-    anything is done with a judgement.
+    All faults of structure, and with `on_bad_record="error"` those of meaning, are raised together as one InputErrors
+    at the end of the pass; after the first fault no judgement is given any more. Use `list(reading)`, or
+    `table.build`, before anything is done with a judgement.
     """
 
-    def __init__(self, path: str | Path, *, format: str | None = None, on_bad_record: OnBadRecord = "error", score: str | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        format: str | None = None,
+        on_bad_record: OnBadRecord = "error",
+        score: str | None = None,
+    ):
         if on_bad_record not in ("error", "skip"):
             raise InputError("unknown way", field="on_bad_record", found=on_bad_record, expected="error or skip")
         self.source: Source = source(path)
@@ -91,8 +99,7 @@ class Reading:
         records = self.source.rows()
         first: list[Record] = []
         try:
-            for record in islice(records, _PEEKED):
-                first.append(record)
+            first.extend(islice(records, _PEEKED))  # keeps what came before a fault that ends the stream
         except InputError as error:
             self._fault(error)
         rows = [r for r in first if isinstance(r, Row)]
@@ -169,7 +176,7 @@ class Reading:
         strict_pair = len(answers) == 2 and len(heights) == 2 and heights[0] != heights[1] and None not in heights
         if self.format == "optative":  # the other formats refuse empty answers while they are parsed
             for i, answer in enumerate(answers):
-                if not answer or (isinstance(answer, str) and blank(answer)):
+                if says_nothing(answer):
                     if strict_pair:
                         raise row.meaning("empty", "empty answer", f"completions[{i}]")
                     note("empty", line, f"completions[{i}]", "empty answer; kept, for it was judged")
@@ -200,7 +207,9 @@ class Reading:
                 self.counts.note("empty_prompt", line, "prompt", "empty")
             return
         if not any(turn["role"] == "user" for turn in prompt):
-            self.counts.note("no_user_turn", line, "prompt", f"only {', '.join(turn['role'] for turn in prompt) or 'nothing'}")
+            self.counts.note(
+                "no_user_turn", line, "prompt", f"only {', '.join(turn['role'] for turn in prompt) or 'nothing'}"
+            )
         elif prompt[-1]["role"] == "assistant":
             self.counts.note("after_answer", line, "prompt", "ends with the assistant")
 
@@ -247,8 +256,8 @@ def read(
 ) -> Reading:
     """Open a file or folder of preferences (docs/data.md lists the formats).
 
-    `format`: a name of `formats.FORMATS`; None detects it from the columns. `score`: which number rates an answer, where a
-    format has several. Raises InputError at once if there is no such file, no record, or no format that fits.
+    `format`: a name of `formats.FORMATS`; None detects it from the columns. `score`: which number rates an answer,
+    where a format has several. Raises InputError at once if there is no such file, no record, or no format that fits.
 
     >>> reading = read("pairs.jsonl")                                                               # doctest: +SKIP
     >>> judgements = list(reading); print(reading.counts.summary())                                 # doctest: +SKIP

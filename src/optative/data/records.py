@@ -108,7 +108,9 @@ class Judgement:
             raise InputError("out of range", field="confidence", found=values["confidence"], expected="0 to 1")
         shown = values.get("shown_first")
         if shown is not None and (type(shown) is not int or not 0 <= shown < len(values["completions"])):
-            raise InputError("no such completion", field="shown_first", found=shown, expected="the index of a completion")
+            raise InputError(
+                "no such completion", field="shown_first", found=shown, expected="the index of a completion"
+            )
         for key in ("rationale", "annotator", "source"):
             if values.get(key) is not None and not isinstance(values[key], str):
                 raise InputError("wrong type", field=key, found=values[key], expected="a string")
@@ -193,15 +195,14 @@ def pairs(judgement: Judgement, line: int | None = None) -> list[Pair]:
     """The strict pairs, best first. Ties, both_bad, incomparable and unrated completions give none, nor do two equal
     texts. The strength is the judgement's own or, for ratings, the gap between the two."""
     heights = levels(judgement.relation)
-    ranked = sorted((i for i, h in enumerate(heights) if h is not None), key=lambda i: (-heights[i], i))  # type: ignore[operator]
+    ranked = sorted((-height, i) for i, height in enumerate(heights) if height is not None)
     found = []
-    for a, b in combinations(ranked, 2):
-        high, low = heights[a], heights[b]
+    for (high, a), (low, b) in combinations(((-height, i) for height, i in ranked), 2):
         if high == low or judgement.completions[a] == judgement.completions[b]:
             continue
         strength = judgement.strength
         if strength is None and isinstance(judgement.relation, Ratings):
-            strength = float(high - low)  # type: ignore[operator]
+            strength = high - low
         name = judgement.id if len(judgement.completions) == 2 else f"{judgement.id}/{a}>{b}"
         chosen, rejected = judgement.completions[a], judgement.completions[b]
         found.append(Pair(judgement.prompt, chosen, rejected, strength, judgement.confidence, name, line))
@@ -273,4 +274,6 @@ def _check_text(value: Any, at: str) -> None:
         raise InputError("wrong type", field=at, found=value, expected="a string or a list of messages")
     for i, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError("not a message", field=f"{at}[{i}]", found=message, expected="an object with role and content")
+            raise InputError(
+                "not a message", field=f"{at}[{i}]", found=message, expected="an object with role and content"
+            )

@@ -111,9 +111,9 @@ class Row:
 def plain(value: Any) -> Any:
     """JSON values only, without keys that hold no value.
 
-    Tables give every message the union of all keys, the missing ones as null; a key without a value is therefore no key,
-    in every file type alike. NaN, which tables write for a missing number, is null. Raises UnicodeEncodeError for half of a
-    surrogate pair.
+    Tables give every message the union of all keys, the missing ones as null; a key without a value is therefore no
+    key, in every file type alike. NaN, which tables write for a missing number, is null. Raises UnicodeEncodeError for
+    half of a surrogate pair.
     """
     if isinstance(value, str):
         if not value.isascii():

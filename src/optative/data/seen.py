@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Seen:
-    """A table of open addressing: 24 bytes a slot, at most half full. A set of bytes objects takes about 100 a record."""
+    """A table of open addressing: 24 bytes a slot, at most half full. A set of bytes takes about 100 a record."""
 
     def __init__(self) -> None:
         self._count = 0
