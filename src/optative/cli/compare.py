@@ -19,8 +19,8 @@ def compare(
 ) -> None:
     """Compare two runs or two result files on the items they share, paired by id.
 
-    Differences are A minus B, with intervals from a paired bootstrap and exact McNemar tests. A result file has one JSON
-    object a line with "id" and "score", or the judged answers of a run (samples.jsonl).
+    Differences are A minus B, with intervals from a paired bootstrap and exact McNemar tests. A result file has one
+    JSON object a line with "id" and "score", or the judged answers of a run (samples.jsonl).
     """
     from optative.evaluation.compare import compare as compare_results
 
