@@ -264,6 +264,9 @@ def test_several_samples_of_a_prompt_are_one_cluster() -> None:
     assert figure(copied, "prompt_accuracy")["n"] == 120
     assert figure(copied, "prompt_accuracy")["interval"] == pytest.approx(figure(once, "prompt_accuracy")["interval"])
     assert figure(copied, "distinct_2")["n"] == 120
+    for side in ("base_interval", "steered_interval"):  # Wilson's for one sample a prompt, bootstrap for clusters
+        one, four = ((lambda i: i[1] - i[0])(figure(found, "prompt_accuracy")[side]) for found in (once, copied))
+        assert four == pytest.approx(one, rel=0.25)
     assert copied["flips"]["held_out"]["mcnemar_p"] == once["flips"]["held_out"]["mcnemar_p"]
     assert copied["flips"]["held_out"]["gained"] == 4 * once["flips"]["held_out"]["gained"]
 
