@@ -101,7 +101,7 @@ def test_both_exports_are_the_model_in_memory_in_a_process_without_optative(tiny
     for found, rendered in elsewhere(moved, base, tmp_path / "out.pt"):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
         assert (found - logits(load_language_model(str(tiny), dtype="float32"))).abs().max() > 0.1
-        assert rendered == "<|im_start|>user\nhi<|im_end|>"
+        assert rendered == "<|im_start|>user\nhi<|im_end|>\n"
     assert bytes_of(tiny) == before
     merged = load_language_model(str(elsewhere_folder / "model"), dtype="float32")
     torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-4)
