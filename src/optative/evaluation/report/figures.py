@@ -1,8 +1,8 @@
 """Plots as SVG that takes its colours and its font from the page.
 
 Knows: Matplotlib, SVG. Does not know: run folders, HTML, what a figure means.
-Matplotlib draws with one reserved colour for each role; afterwards every `style` becomes a class (`f-steered`: filled in
-the role's colour, `s-grid`: stroked) or a plain attribute. The page may thus forbid inline styles, and one drawing
+Matplotlib draws with one reserved colour for each role; afterwards every `style` becomes a class (`f-steered`: filled,
+`s-grid`: stroked in the role's colour) or a plain attribute. The page may thus forbid inline styles, and one drawing
 serves light and dark. Text stays text. Equal input gives equal bytes: no dates, ids from a fixed salt.
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 400.0  # in units of the view box: about a phone's width, so that text stays readable there
+WIDTH = 340.0  # in units of the view box: about a phone's width, so that text stays readable there
 ROLES = ("ink", "muted", "grid", "base", "steered", "gain", "loss", "paper", "other")
 COLOUR = {role: f"#0000{number:02x}" for number, role in enumerate(ROLES, 17)}
 _ROLE = {colour: role for role, colour in COLOUR.items()}
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "optative",
     "font.size": 11.0,
@@ -46,10 +46,10 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Dumbbell:
-    """One row: a base value, a steered value, the interval of their difference (shares of one)."""
+    """One row: base and steered value, the interval of their difference, as shares of one. `note`: small, below."""
 
     label: str
-    n: int | None
+    note: str
     base: float
     steered: float
     interval: tuple[float, float] | None
@@ -57,9 +57,10 @@ class Dumbbell:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One row of a forest plot: a difference and its interval, in points."""
+    """One row of a forest plot: a difference and its interval, in points. `note`: small, below the label."""
 
     label: str
+    note: str
     value: float
     low: float
     high: float
@@ -78,10 +79,10 @@ class Curve:
 
 def dumbbells(name: str, title: str, rows: Sequence[Dumbbell]) -> str:
     """Base (ring) to steered (dot), one row a kind; the band is where the steered value may lie, given the base's."""
-    pitch, top, bottom = 25.0, 6.0, 38.0
+    pitch, top, bottom = 31.0, 2.0, 38.0
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=148, right=46, top=top, bottom=bottom)
+        axes = _axes(figure, height, left=136, right=42, top=top, bottom=bottom)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         _percent_axis(axes)
         for y, row in enumerate(rows):
@@ -95,7 +96,8 @@ def dumbbells(name: str, title: str, rows: Sequence[Dumbbell]) -> str:
             axes.plot([row.base, row.steered], [y, y], color=COLOUR[role], lw=1.8, zorder=3)
             axes.plot([row.base], [y], "o", ms=7, mfc=COLOUR["paper"], mec=COLOUR["base"], mew=1.8, zorder=4)
             axes.plot([row.steered], [y], "o", ms=7, mfc=COLOUR["steered"], mec=COLOUR["paper"], mew=0.8, zorder=5)
-            _label(axes, -142, y, _short(row.label, 27))
+            _label(axes, y - 0.19, _short(row.label, 25), "ink", 10.5)
+            _label(axes, y + 0.2, _short(row.note, 30), "muted", 9)
             note = f"{'+' if change > 0 else '−' if change < 0 else ''}{abs(100 * change):.0f}"
             axes.annotate(
                 note, (1, y), (42, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -108,7 +110,7 @@ def dumbbells(name: str, title: str, rows: Sequence[Dumbbell]) -> str:
 
 def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
     """Differences with their intervals on one axis, zero marked."""
-    pitch, top, bottom = 34.0, 4.0, 38.0
+    pitch, top, bottom = 45.0, 2.0, 38.0
 
     def draw(figure: Figure, height: float) -> None:
         axes = _axes(figure, height, left=12, right=12, top=top, bottom=bottom)
@@ -122,14 +124,11 @@ def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
         axes.set_xlabel("difference, steered − base, in points", fontsize=10.5)
         for y, row in enumerate(rows):
             role = "gain" if row.low > 0 else "loss" if row.high < 0 else "muted"
-            at = y + 0.18
+            at = y + 0.26
             axes.plot([row.low, row.high], [at, at], color=COLOUR[role], lw=2.4, zorder=3)
             axes.plot([row.value], [at], "o", ms=7.5, mfc=COLOUR[role], mec=COLOUR["paper"], mew=1, zorder=4)
-            axes.annotate(
-                visible(row.label), (0, y - 0.24), xycoords=("axes fraction", "data"), xytext=(2, 0),
-                textcoords="offset points", va="center", ha="left", color=COLOUR["ink"], parse_math=False,
-                bbox={"facecolor": COLOUR["paper"], "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+            _label(axes, y - 0.3, _short(row.label, 48), "ink", 11, offset=2)
+            _label(axes, y - 0.02, _short(row.note, 48), "muted", 9.5, offset=2)
 
     return _svg(name, title, draw, top + bottom + pitch * max(len(rows), 1))
 
@@ -137,8 +136,10 @@ def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
 def curves(name: str, title: str, lines: Sequence[Curve], rounds: Sequence[float] = (), zero: bool = False) -> str:
     """Curves over steps: the measured values faint, a running mean on top. `rounds`: steps where a new round starts."""
 
+    from matplotlib.ticker import MaxNLocator
+
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=48, right=10, top=8, bottom=36)
+        axes = _axes(figure, height, left=44, right=10, top=8, bottom=36)
         axes.grid(axis="y", lw=0.8)
         axes.set_xlabel("step", fontsize=10.5)
         for start in rounds:
@@ -159,16 +160,16 @@ def curves(name: str, title: str, lines: Sequence[Curve], rounds: Sequence[float
                 )
         axes.margins(x=0.02, y=0.1)
         axes.locator_params(axis="y", nbins=5)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=7)  # type: ignore[attr-defined]
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    return _svg(name, title, draw, 190)
+    return _svg(name, title, draw, 180)
 
 
 def lengths(name: str, title: str, base: Sequence[float], steered: Sequence[float]) -> str:
     """Two distributions over shared bins: base filled, steered outlined; the ticks below are the medians."""
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=48, right=10, top=8, bottom=36)
+        axes = _axes(figure, height, left=44, right=10, top=8, bottom=36)
         top = max(*base, *steered, 1.0)
         edges = np.linspace(0, top, 25)
         for values, role, filled in ((base, "base", True), (steered, "steered", False)):
@@ -183,10 +184,10 @@ def lengths(name: str, title: str, base: Sequence[float], steered: Sequence[floa
         axes.set_axisbelow(True)
         axes.set_xlim(0, top)
         axes.set_xlabel("tokens in an answer", fontsize=10.5)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.locator_params(axis="y", nbins=5)
 
-    return _svg(name, title, draw, 190)
+    return _svg(name, title, draw, 180)
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
@@ -218,16 +219,17 @@ def _axes(figure: Figure, height: float, *, left: float, right: float, top: floa
 
 def _percent_axis(axes: Axes) -> None:
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "50", "", "100 %"])
     axes.grid(axis="x", lw=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("followed", fontsize=10.5)
+    axes.set_xlabel("share followed", fontsize=10.5)
 
 
-def _label(axes: Axes, offset: float, y: float, text: str) -> None:
+def _label(axes: Axes, y: float, text: str, role: str, points: float, offset: float = -134) -> None:
     axes.annotate(
         text, (0, y), (offset, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-        ha="left", va="center", color=COLOUR["ink"], fontsize=10.5, parse_math=False,
+        ha="left", va="center", color=COLOUR[role], fontsize=points, parse_math=False,
+        bbox={"facecolor": COLOUR["paper"], "edgecolor": "none", "pad": 1},
     )  # fmt: skip
 
 
@@ -243,7 +245,7 @@ def _svg(name: str, title: str, draw: Callable[[Figure, float], None], height: f
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # a user's matplotlibrc must not change the report
-        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
         # Only widths are measured with Matplotlib's font; the reader's browser has the glyphs.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH / 72, height / 72))
@@ -289,9 +291,7 @@ def _attributes(given: Mapping[str, str], used: set[str], name: str) -> dict[str
         if key == "id":
             if value in used:
                 kept[key] = f"{name}-{value}"
-        elif key == "href":
-            kept[key] = value.replace("#", f"#{name}-")
-        elif key == "clip-path":
+        elif key in ("href", "clip-path"):
             kept[key] = value.replace("#", f"#{name}-")
         elif key == "transform" and re.fullmatch(r"rotate\(-?0 .*\)", value):
             continue

@@ -79,8 +79,9 @@ class RunFolder:
 
     @property
     def figures(self) -> list[Mapping[str, Any]]:
-        """The rows of `evaluation.json`'s `metrics`."""
-        return mappings(self.evaluation.get("metrics"))
+        """The rows of `evaluation.json`'s `metrics`. Where one model alone was measured, its `value` is the base's."""
+        rows = mappings(self.evaluation.get("metrics"))
+        return [row if "value" not in row else {**row, "base": row["value"], "interval": None} for row in rows]
 
 
 def read_run_folder(folder: Path) -> RunFolder:

@@ -36,7 +36,11 @@ METRICS: Mapping[str, Metric] = {
     "instruction_accuracy": Metric("Instructions followed", "share", 1, "gain"),
     "prompt_accuracy_loose": Metric("Prompts, loose reading", "share", 1, "gain", "after light clean-up of the answer"),
     "instruction_accuracy_loose": Metric("Instructions, loose reading", "share", 1, "gain", "same clean-up"),
-    "ranking_accuracy": Metric("Held-out pairs ranked as preferred", "share", 1, "gain"),
+    "ranking_accuracy": Metric("Pairs ranked as preferred", "share", 1, "gain", "by log-prob of the whole answer"),
+    "ranking_accuracy_per_token": Metric(
+        "Pairs ranked as preferred, by token", "share", 1, "gain", "mean log-prob a token"
+    ),
+    "reward_accuracy": Metric("Pairs ordered right by reward", "share", 1, "gain", "implicit reward; chance is 50 %"),
     "reward_margin": Metric("Reward margin, chosen over rejected", "number", 1, "gain", "implicit reward"),
     "negative_flips": Metric("Right before, wrong after", "share", -1, "cost", "negative flips", to_base=True),
     "completion_tokens": Metric("Answer length", "tokens", 0, "cost", "mean tokens an answer"),
@@ -51,6 +55,7 @@ METRICS: Mapping[str, Metric] = {
 SPLITS = {
     "held_out": "held-out prompts",
     "unseen_kinds": "kinds never trained on",
+    "ifeval": "prompts of the public benchmark",
     "validation": "validation prompts",
     "train": "training prompts",
 }
@@ -75,12 +80,18 @@ def words(name: str) -> str:
     >>> words("keywords:forbidden_words")
     'Keywords: forbidden words'
     """
-    text = name.replace("_", " ").replace(":", ": ").replace("  ", " ").strip()
+    text = re.sub(r"\bjson\b", "JSON", name.replace("_", " ").replace(":", ": ").replace("  ", " ").strip())
     return text[:1].upper() + text[1:]
 
 
 def split_words(split: Any) -> str:
     return SPLITS.get(str(split), words(str(split)).lower())
+
+
+def kind_words(kind: str) -> tuple[str, str]:
+    """A kind's own name and its family: `length:number_words` is ("Number words", "length")."""
+    family, _, own = kind.rpartition(":")
+    return words(own), family.replace("_", " ").replace(":", " ")
 
 
 def finite(value: Any) -> float | None:
@@ -133,6 +144,8 @@ def reading(name: str, bounds: Any) -> tuple[str, str]:
     ends, better = ends_of(bounds), metric(name).better
     if ends is None:
         return "no interval", "unknown"
+    if metric(name).to_base and better == 0:
+        return "moved", "moved"
     if ends[0] <= 0 <= ends[1]:
         return ("unchanged", "unclear") if ends == (0.0, 0.0) else ("no clear change", "unclear")
     up = ends[0] > 0
