@@ -93,7 +93,7 @@ def _kind(path: Path) -> Kind:
     if suffix in (".parquet", ".arrow"):
         raise InputError(f"is not {suffix[1:]}, whatever its name says", file=path, found=head)
     start = ""
-    with _text(path) as stream:
+    with _text(path, errors="replace") as stream:
         while (piece := stream.read(_CHUNK)) and not (start := (start + piece).lstrip(_BLANK)):
             pass
         if not start:
@@ -103,23 +103,19 @@ def _kind(path: Path) -> Kind:
         if start[0] != "{" and suffix not in (".json", ".jsonl", ".ndjson"):
             expected = "JSON lines, a JSON list, CSV, Parquet, Arrow, or a folder of `datasets`"
             raise InputError("unknown kind of file", file=path, found=start[:20], expected=expected)
-        if suffix in (".jsonl", ".ndjson"):
-            return "jsonl"
         line = (start + (stream.readline() if "\n" not in start else "")).split("\n", 1)[0]
-    return "jsonl" if _is_lines(line) else "json"
+    return "jsonl" if _is_lines(line, suffix in (".jsonl", ".ndjson")) else "json"
 
 
-def _is_lines(first: str) -> bool:
-    """A first line that is a whole record, and not a document that holds the records."""
+def _is_lines(first: str, by_name: bool) -> bool:
+    """Whether the first line is a whole record, and not (the start of) a document that holds the records."""
     try:
         value = json.loads(first)
     except (ValueError, RecursionError):
-        return False
-    return not (isinstance(value, dict) and any(_wraps(key, value[key]) for key in value))
-
-
-def _wraps(key: str, value: Any) -> bool:
-    return key in WRAPPERS and isinstance(value, list) and all(isinstance(v, dict) for v in value)
+        return by_name
+    if not isinstance(value, dict):
+        return True
+    return not any(key in WRAPPERS and isinstance(value[key], list) for key in value)
 
 
 # Text files
@@ -133,15 +129,30 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise BadStructure(
-            f"not {error.encoding} text: {error.reason}", file=path, found=error.object[error.start : error.start + 8]
-        ) from None
+        found = bytes(error.object[error.start : error.start + 8])
+        message = f"not {error.encoding.upper()}: {error.reason}"
+        raise BadStructure(message, file=path, line=_undecodable(path, error.encoding), found=found) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadStructure(f"the gzip data is damaged or cut short: {error}", file=path) from None
     except pa.ArrowException as error:
         raise BadStructure(f"cannot be read: {str(error).splitlines()[0]}", file=path) from None
     except OSError as error:
         raise InputError(error.strerror or str(error), file=path) from None
+
+
+def _undecodable(path: Path, encoding: str) -> int | None:
+    """The first line that is not UTF-8; looked for only after a decoder, which reads in chunks, has failed."""
+    with _bytes(path) as stream:
+        lines = enumerate(stream, 1) if encoding == "utf-8" else ()
+        return next((number for number, line in lines if not _decodes(line)), None)
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -164,8 +175,8 @@ def _encoding(stream: IO[bytes]) -> str:
 
 
 @contextmanager
-def _text(path: Path, newline: str = "\n") -> Iterator[IO[str]]:
-    with _bytes(path) as stream, io.TextIOWrapper(stream, _encoding(stream), newline=newline) as text:
+def _text(path: Path, newline: str = "\n", errors: str = "strict") -> Iterator[IO[str]]:
+    with _bytes(path) as stream, io.TextIOWrapper(stream, _encoding(stream), errors, newline) as text:
         yield text
 
 
@@ -193,7 +204,10 @@ def _jsonl(path: Path) -> Iterator[Record]:
             try:
                 value = _loads(stripped)
             except (ValueError, RecursionError) as error:
-                yield _broken_json(path, number, stripped, error)
+                fault = _broken_json(path, number, stripped, error)
+                if stripped in ("{", "["):
+                    raise fault from None  # every further line would be one
+                yield fault
             else:
                 yield _row(path, number, value)
 
@@ -206,6 +220,8 @@ def _broken_json(path: Path, line: int, text: str, error: Exception) -> BadStruc
     hint = None
     if text in ("{", "["):
         hint = "In a .jsonl file a record stands on one line; name the file .json if it is one document."
+    elif "\r" in text:
+        hint = "Lines that end in CR alone are not read; save the file with LF."
     elif error.msg == "Extra data":
         hint = "One record a line, without a comma after it."
     found = text[max(0, at - 20) : at + 20]
@@ -389,6 +405,8 @@ def _csv(path: Path) -> Iterator[Record]:
                     raise BadStructure(
                         "a column without a name, or two of one name", file=path, line=line, found=header
                     )
+            elif len(cells) == 1 and not cells[0].strip() and len(header) > 1:
+                continue  # a line of blanks
             elif len(cells) != len(header):
                 expected = f"{len(header)}, as in the first line"
                 yield BadStructure("wrong number of cells", file=path, line=line, found=len(cells), expected=expected)

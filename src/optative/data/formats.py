@@ -353,21 +353,21 @@ def detect(rows: list[Row]) -> str:
     fits = next((name for name, f in FORMATS.items() if all(c in columns for c in f.required)), None)
     if fits in (None, "prompt_only") and "text" in columns:
         fits = "language_modelling"
+    if fits == "hh" and not all(m.is_transcript(r.value.get("chosen")) for r in rows if r.value.get("chosen")):
+        fits = "implicit_preference"
     strange = [c for c in columns if c not in _KNOWN]
     for candidate, form in FORMATS.items():
         if candidate == fits:
             break
         missing = [c for c in form.required if c not in columns]
         close = {c: _near_miss(c, strange) for c in missing}
-        if all(close.values()):
+        if missing and all(close.values()):
             column = missing[0]
             way_out = f"Correct it, or name the format (`{fits}`) if {close[column]!r} is meant." if fits else None
             raise first.structure(f"missing; the nearest is {close[column]!r}", column, hint=way_out)
     telling = [c for c in columns if c in _TELLING]
     if fits is None or (fits in _GENERAL and telling and "messages" not in columns):
         raise _no_format(first, list(columns))
-    if fits == "hh" and not all(m.is_transcript(r.value.get("chosen")) for r in rows[:20] if r.value.get("chosen")):
-        return "implicit_preference"
     return fits
 
 

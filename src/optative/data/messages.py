@@ -53,11 +53,11 @@ def turns(row: Row, value: Any, at: str) -> Turns:
         if not isinstance(role, str) or role not in ROLES:
             if role is None and "from" in message:
                 raise row.structure("has `from` and `value`; expected `role` and `content`", here, found=message)
-            close = nearest(str(role).lower(), ROLES) if role is not None else None
-            hint = f"the nearest is {close!r}" if close else f"one of {', '.join(ROLES)}"
-            raise row.structure(
-                "unknown role" if role is not None else "missing", f"{here}.role", found=role, expected=hint
-            )
+            close = None if role is None else nearest(str(role).lower(), ROLES)
+            near = f"; the nearest is {close!r}" if close else ""
+            what = "missing" if role is None else "unknown role"
+            expected = f"one of {', '.join(ROLES)}"
+            raise row.structure(what + near, f"{here}.role", found=role, expected=expected)
         content = message.get("content")
         if isinstance(content, list):
             message = {**message, "content": _joined(row, content, f"{here}.content")}

@@ -6,7 +6,7 @@ Knows: physical and logical formats together, `on_bad_record`, what counts as a 
 
 from __future__ import annotations
 
-import json
+import hashlib
 import warnings
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -192,10 +192,9 @@ class Reading:
     def _note_answers(self, line: int, judgement: Judgement) -> None:
         answers, note = judgement.completions, self.counts.note
         if len(answers) > 1:
-            as_keys = [a if isinstance(a, str) else json.dumps(a, sort_keys=True) for a in answers]
-            if (same := len(answers) - len(set(as_keys))) > 0:
+            if same := sum(answer in answers[:i] for i, answer in enumerate(answers)):
                 note("identical", line, None, f"{same} of {len(answers)} answers repeat another; kept", same)
-            elif len({"".join(a.split()) for a in as_keys}) < len(answers):
+            elif len({"".join(_said(a).split()) for a in answers}) < len(answers):
                 note("nearly_identical", line, None, "two answers differ only in blanks")
         for answer in answers:
             if isinstance(answer, str) and answer.startswith(('[{"role"', "[{'role'", '[{"content"', "[{'content'")):
@@ -232,20 +231,22 @@ class Reading:
         counts.pairs += len(pairs(judgement))
         counts.judgements += 1
         digest = bytes.fromhex(judgement.fingerprint)
-        if (first := self._contents.add(digest, line)) is not None:
+        first = self._contents.add(digest, line)
+        if first is not None:
             counts.note("duplicates", line, None, f"the same as line {first}")
-        judgement = self._with_unique_id(judgement, digest, line)
+        judgement = self._with_unique_id(judgement, digest, line, first is not None)
         self._fingerprint.add(judgement.id, digest)
         yield Numbered(line, judgement, digest)
 
-    def _with_unique_id(self, judgement: Judgement, digest: bytes, line: int) -> Judgement:
+    def _with_unique_id(self, judgement: Judgement, digest: bytes, line: int, repeated: bool) -> Judgement:
         """The id of the file, or one made of the content; a repeated one gets the ordinal of its judgement added."""
-        import hashlib
-
         given = judgement.id
-        id = given or digest.hex()[:16]
+        if not given:
+            ordinal = f"#{self.counts.judgements}" if repeated else ""
+            return with_id(judgement, digest.hex()[:16] + ordinal)
+        id = given
         while (first := self._ids.add(hashlib.sha256(id.encode()).digest(), line)) is not None:
-            if given and id == given:
+            if id == given:
                 self.counts.note("repeated_ids", line, "id", f"{given!r} first seen in line {first}")
             id = f"{id}#{self.counts.judgements}"
         return judgement if id == given else with_id(judgement, id)
@@ -272,6 +273,14 @@ def warn(counts: Counts, path: Path) -> None:
         more = f" ({found - 1} more such answers)" if found > 1 else ""
         message = f"{path}:{first.line}: {first.field} is {first.message}{more}; the default score, the mean, is safer"
         warnings.warn(message, DataWarning, stacklevel=2)
+
+
+def _said(answer: Text) -> str:
+    """An answer as one string, for comparing answers but for their blanks."""
+    if isinstance(answer, str):
+        return answer
+    parts = ((turn.get("content") or "", {k: v for k, v in turn.items() if k != "content"}) for turn in answer)
+    return "\n".join(f"{content} {rest}" for content, rest in parts)
 
 
 def _without_place(error: InputError) -> str:

@@ -23,6 +23,7 @@ from optative.data.records import Judgement
 
 VERSION = 1  # of the table's layout and of how files are read; raised when either changes what a table holds
 _BATCH = 1024
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class JudgementTable(Sequence[Judgement]):
@@ -121,7 +122,7 @@ def _write(path: Path, reading: Reading) -> None:
         waiting: list[Numbered] = []
 
         def flush() -> None:
-            records = [json.dumps(n.judgement.to_json(), ensure_ascii=False, allow_nan=False) for n in waiting]
+            records = [_encode(n.judgement.to_json()) for n in waiting]
             columns = [[n.line for n in waiting], [n.judgement.id for n in waiting], records]
             writer.write_batch(pa.record_batch(columns, schema=schema))
             waiting.clear()
