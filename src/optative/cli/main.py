@@ -56,7 +56,10 @@ VERBS: dict[str, Verb] = {
         "optative align pairs.jsonl --model path/to/model",
     ),
     "export": Verb(
-        "export:export", "Merge a run's adapter into a model.", MAKE, "optative export runs/demo-1a2b3c4d --to my-model"
+        "export:export",
+        "Merge a run's adapter into a model.",
+        MAKE,
+        "optative export runs/demo-1a2b3c4d --out my-model",
     ),
     "evaluate": Verb(
         "evaluate:evaluate",
@@ -110,10 +113,17 @@ def load(name: str) -> Any:
         group = get_group(target)
         group.name, group.epilog = name, group.epilog or epilog
         group.help = group.help or verb.help
+        for command in group.commands.values():
+            command.help = _reflowed(command.help or "")
         return group
     single = typer.Typer(add_completion=False)
-    single.command(name, epilog=epilog, help=target.__doc__ or verb.help)(target)
+    single.command(name, epilog=epilog, help=_reflowed(target.__doc__ or verb.help))(target)
     return get_command(single)
+
+
+def _reflowed(text: str) -> str:
+    """A docstring whose paragraphs are one line each: the terminal breaks them, not the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 app = typer.Typer(
