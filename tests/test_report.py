@@ -17,7 +17,7 @@ from optative.evaluation.report.facts import headline, lede, recomputed_checks
 from optative.evaluation.report.figures import COLOUR, Curve, Dumbbell, curves, dumbbells, running_mean, themed
 from optative.evaluation.report.reading import FILES, read_run_folder, recomputed
 from optative.evaluation.report.words import METRICS, NOT_MEASURED, amount, reading, visible, without_paths
-from report_folder import NASTY, build
+from report_folder import NASTY, TRAINED, build
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -227,6 +227,32 @@ def test_an_alignment_has_pairs_and_no_checks(tmp_path: Path) -> None:
     assert "secret project" not in page.words
     assert "/srv/" not in page.words
     assert "…/pairs.jsonl" in page.words
+
+
+def test_what_the_evaluation_writes_is_what_the_report_reads(folder: Path, tmp_path: Path) -> None:
+    from optative.evaluation.assemble import assemble
+    from optative.evaluation.ranking import assemble_ranking
+
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    rows = [json.loads(line) for line in (copy / "samples.jsonl").read_text("utf-8").split("\n") if line]
+    base, steered = ([row for row in rows if row["model"] == model] for model in ("base", "steered"))
+    (copy / "evaluation.json").write_text(json.dumps(assemble(base, steered, trained_kinds=TRAINED)))
+    words = Page(render_report(copy)).words
+    assert words.count("✓ agrees") == 2
+    assert "Judged by rules (strict): the rule that training used" in words
+    assert "Kinds never trained on" in words
+    assert "× the base's" in words
+    (copy / "evaluation.json").write_text(json.dumps(assemble(base, None, trained_kinds=None)))
+    assert "Unsteered, smollm2-135m-instruct follows every instruction" in Page(render_report(copy)).words
+
+    names = ("base_chosen", "base_rejected", "steered_chosen", "steered_rejected")
+    pairs = [{"id": str(i), **dict(zip(names, (-9.0, -9.5 + i % 3, -8.0, -10.0 - i % 2)))} for i in range(40)]
+    run = build(tmp_path / "own", kind="align", steps=8)
+    (run / "evaluation.json").write_text(json.dumps(assemble_ranking(pairs, beta=0.1)))
+    words = Page(render_report(run)).words
+    assert "prefers the chosen answer in 100.0 % of held‑out pairs; chance is 50 %" in words
+    assert "the preferences that training used, on pairs that training never saw" in words
+    assert "Pairs ranked as preferred" in words
 
 
 def test_figures_that_disagree_with_the_answers_are_called_out(folder: Path, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def content(run: RunFolder) -> dict[str, Any]:
         "forest": _forest(run),
         "kinds": _kinds(run),
         "training": _training(run),
+        "kl_at_the_end": _kl_at_the_end(run),
         "lengths": _lengths(run),
         "examples": examples(run),
         "made": _made(run),
@@ -317,6 +318,14 @@ def _training(run: RunFolder) -> list[dict[str, Any]]:
         panel("Distance from the base", "KL divergence over steps, in nats", (key, "KL", "steered"), zero=True)
     panel("Gradient norm", "before clipping", ("grad_norm", "norm", "muted"))
     return panels
+
+
+def _kl_at_the_end(run: RunFolder) -> str:
+    """The distance that the evaluation measured, where training did not follow it step by step; else nothing."""
+    if any(finite(row.get(key)) is not None for row in run.metrics for key in ("kl", "objective/kl")):
+        return ""
+    row = figure(run, "kl", "held_out")
+    return words.amount(row.get("steered"), "nats") if row else ""
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
