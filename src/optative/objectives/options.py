@@ -24,5 +24,5 @@ class VerifiableInstructions(Config):
 
 
 OBJECTIVES: Table = {
-    "verifiable_instructions": (VerifiableInstructions, "optative.objectives.instructions.compose:generate"),
+    "verifiable_instructions": (VerifiableInstructions, "optative.objectives.instructions.compose:prompts_for"),
 }

@@ -18,8 +18,9 @@ from optative.objectives.instructions.check import Instruction, InstructionPromp
 from optative.objectives.instructions.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from optative.objectives.instructions.kinds.base import Topic
 from optative.objectives.instructions.tasks import SPLITS, Split, Task, tasks
+from optative.objectives.options import VerifiableInstructions
 
-__all__ = ["EXCLUDED", "HELD_OUT_HASHES", "conflict", "generate", "prompts_hash"]
+__all__ = ["EXCLUDED", "HELD_OUT_HASHES", "conflict", "generate", "prompts_for", "prompts_hash"]
 
 _FIXED_SEED = "optative instructions 1"
 _SHARE_OF_THREE, _INSTRUCTIONS_PER_PROMPT = 0.10, 1.55  # about 55 % one instruction, 35 % two, 10 % three
@@ -53,6 +54,7 @@ _AT_MOST_ONE: tuple[tuple[str, ...], ...] = (
         "length_constraints:nth_paragraph_first_word",
         "combination:two_responses",
         "combination:repeat_prompt",
+        "detectable_content:postscript",
     ),
     # what its first words are
     (
@@ -95,6 +97,7 @@ _PAIRS: tuple[tuple[str, str], ...] = (
     ("keywords:letter_frequency", "length_constraints:number_words"),
     ("keywords:letter_frequency", "length_constraints:nth_paragraph_first_word"),
     ("language:response_language", "keywords:forbidden_words"),  # it would have nothing to forbid
+    ("language:response_language", "length_constraints:number_words"),  # a few words do not tell the language
     ("language:response_language", "detectable_content:label_lines"),
     ("language:response_language", "detectable_content:postscript"),
     ("keywords:forbidden_words", "combination:repeat_prompt"),  # the request holds the words
@@ -164,6 +167,16 @@ def generate(split: Split, n: int, seed: int = 0, kinds: tuple[str, ...] | None 
             _verify(split, n, kinds, prompts)
             return prompts
     raise InputError("too few combinations of these kinds", field="kinds", found=list(used), expected="more kinds")
+
+
+def prompts_for(options: VerifiableInstructions, seed: int) -> dict[Split, list[InstructionPrompt]]:
+    """All splits of a run."""
+    return {
+        "train": generate("train", options.train, seed, options.kinds),
+        "validation": generate("validation", options.validation, kinds=options.kinds),
+        "held_out": generate("held_out", options.held_out, kinds=options.kinds),
+        "unseen_kinds": generate("unseen_kinds", options.unseen_kinds),
+    }
 
 
 def prompts_hash(prompts: list[InstructionPrompt]) -> str:
@@ -246,8 +259,9 @@ def _write(rng: np.random.Generator, split: Split, groups: list[list[str]]) -> l
         task = everything[choices[at[question] % len(choices)]]
         at[question] += 1
         instructions = tuple(_instruction(rng, kind, task) for kind in group)
-        between = "\n" if rng.random() < 0.3 else " "
-        text = between.join([task.text, *(i.wording for i in instructions)])
+        parts = [task.text, *(i.wording for i in instructions)]
+        on_lines = rng.random() < 0.3 or any("\n" in part for part in parts)
+        text = ("\n" if on_lines else " ").join(parts)
         prompts.append(InstructionPrompt(f"{split}-{number:04d}", text, task.text, instructions, split))
     return prompts
 

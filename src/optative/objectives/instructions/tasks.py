@@ -272,7 +272,8 @@ def tasks(split: Split) -> tuple[Task, ...]:
     for i, (first, some) in enumerate(things):
         for second, more in things[i + 1 :]:
             text = _ASK_PAIR[len(found) % len(_ASK_PAIR)]
-            found.append(Task(text.format(s=first, t=second), some[:2] + more[:2], False))
+            both = tuple(dict.fromkeys(some[:2] + more[:2]))
+            found.append(Task(text.format(s=first, t=second), both, False))
     return tuple(found)
 
 

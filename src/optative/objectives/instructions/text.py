@@ -149,6 +149,7 @@ def _probabilities(text: str) -> tuple[tuple[str, float], ...]:
         return ()
 
 
+@lru_cache(maxsize=8192)
 def published_language(text: str) -> str | None:
     """What `langdetect.detect` says with the fixed seed; None where it raises. `unknown` if no language reaches 0.1."""
     from langdetect.lang_detect_exception import LangDetectException
@@ -212,8 +213,9 @@ _TREEBANK: tuple[tuple[str, str], ...] = (
     (r"(?<=[^.])\.(?=[\])}>\"'»”’ ]*\s*$)", r" . "),
     (r"[:,](?=\D)|[:,]$", r" \g<0> "),
     (r"\.{2,}", r" \g<0> "),
-    (r"[;@#$%&\u2012-\u2015?!*\]\[(){}<>]", r" \g<0> "),
+    (r"[;@#$%&\u2012-\u2015?!]", r" \g<0> "),
     (r"(?<=[^'])' ", r" ' "),
+    (r"[*\]\[(){}<>]", r" \g<0> "),
     (r"--", r" -- "),
     (r"$", r" "),
     (r"[»”’]|''|\"", r" \g<0> "),
@@ -222,7 +224,8 @@ _TREEBANK: tuple[tuple[str, str], ...] = (
     (r"(?<=[^' ])(?:'ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r" \g<0>"),
     (r"(?i)\b(can)(not)\b|\b(d)('ye)\b|\b(gim)(me)\b|\b(gon)(na)\b", r" \1\3\5\7 \2\4\6\8 "),
     (r"(?i)\b(got)(ta)\b|\b(lem)(me)\b|\b(more)('n)\b|\b(wan)(na)(?=\s)", r" \1\3\5\7 \2\4\6\8 "),
-    (r"(?i) ('t)(is|was)\b", r" \1 \2 "),
+    (r"(?i) ('t)(is)\b", r" \1 \2 "),
+    (r"(?i) ('t)(was)\b", r" \1 \2 "),
 )
 _TREEBANK_RULES = tuple((re.compile(pattern), blanks) for pattern, blanks in _TREEBANK)
 

@@ -50,10 +50,10 @@ KINDS = (
         id="combination:two_responses",
         params={},
         wordings=(
-            "Give two different answers and put six asterisks between them: ******",
+            "Give two different answers and put six asterisks (******) between them.",
             "Write two versions that are not the same. Only ****** stands between the first and the second.",
             "Answer twice, in two different ways, with a line of six stars (******) as the divider.",
-            "I want two different replies, separated by ******",
+            "I want two different replies, with ****** between them and nowhere else.",
         ),
         draw=lambda rng, topic: {},
         strict=_two,

@@ -19,15 +19,16 @@ from optative.objectives.instructions.kinds.base import (
     pick,
     texts,
 )
-from optative.objectives.instructions.text import has_word, paragraphs
+from optative.objectives.instructions.text import has_letter, has_word, paragraphs
 
-_PLACEHOLDER = re.compile(r"\[[^\[\]\n]*[^\W\d_][^\[\]\n]*\](?!\()")
+_PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\](?!\()")
 _CHECK_BOX = re.compile(r"(?m)^[^\S\n]*[-*+][^\S\n]+\[[xX]\]")
 _ANY_POSTSCRIPT = re.compile(r"[*_>\s]*(?:p\. ?)+s\b", re.IGNORECASE)
 
 
 def _placeholders(answer: str, p: Params) -> Verdict:
-    return at_least(len(_PLACEHOLDER.findall(_CHECK_BOX.sub("", answer))), p["num_placeholders"], "placeholder")
+    found = sum(has_letter(text) for text in _PLACEHOLDER.findall(_CHECK_BOX.sub("", answer)))
+    return at_least(found, p["num_placeholders"], "placeholder")
 
 
 def _placeholders_published(answer: str, p: Params) -> Verdict:
@@ -37,14 +38,14 @@ def _placeholders_published(answer: str, p: Params) -> Verdict:
 def _postscript(answer: str, p: Params) -> Verdict:
     marker = p["postscript_marker"].strip()
     literal = r"[^\S\n]?".join(re.escape(part) for part in re.split(r"(?<=\.)[^\S\n]*(?=\w)", marker))
-    start = re.compile(rf"(?mi)^[^\S\n]*(?:[*_>#]+[^\S\n]*)?{literal}(?![^\W_])\.?(?P<text>.*(?:\n(?!\s*\n).*)*)")
+    start = re.compile(rf"(?mi)^[^\S\n]*(?:[*_>#]+[^\S\n]*)?{literal}(?![^\W_])\.?")
     parts = paragraphs(answer)
     while len(parts) > 1 and _ANY_POSTSCRIPT.match(parts[-1]) and not start.match(parts[-1]):
         parts.pop()  # a further postscript with another marker may follow the one that was asked for
     match = start.search(parts[-1]) if parts else None
     if match is None:
         return Verdict(False, f"the answer does not close with a line that starts with {marker}")
-    if not has_word(match["text"]):
+    if not has_word(parts[-1][match.end() :]):
         return Verdict(False, f"nothing follows {marker}")
     if not has_word("".join(parts[:-1]) + parts[-1][: match.start()]):
         return Verdict(False, f"nothing stands before {marker}")
@@ -92,10 +93,10 @@ KINDS = (
         id="detectable_content:postscript",
         params={"postscript_marker": phrase()},
         wordings=(
-            "Add a postscript at the end that starts with {postscript_marker}",
-            "Close with a postscript; begin it with {postscript_marker}",
-            "After the main text, write one more line that opens with {postscript_marker}",
-            "End your answer with a short postscript introduced by {postscript_marker}",
+            'Add a postscript at the end that starts with "{postscript_marker}".',
+            'Close with a postscript; begin it with "{postscript_marker}".',
+            'After the main text, write one more line that opens with "{postscript_marker}".',
+            'End your answer with a short postscript introduced by "{postscript_marker}".',
         ),
         draw=lambda rng, topic: {"postscript_marker": pick(rng, ("P.S.", "P.P.S"))},
         strict=_postscript,

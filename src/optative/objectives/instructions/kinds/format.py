@@ -25,11 +25,12 @@ from optative.objectives.instructions.kinds.base import (
 from optative.objectives.instructions.text import has_letter, has_word, lines
 
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+_QUOTED = ", ".join(f'"{option}"' for option in OPTIONS)
 
 _BULLET = re.compile(r"(?m)^[^\S\n]*[-*+][^\S\n]+(?=[^\n]*[^\W_])")
 _NUMBERED = re.compile(r"(?m)^[^\S\n]*(?:\*\*)?(\d{1,3})[.)](?:\*\*)?[^\S\n]+(?=[^\n]*[^\W_])")
-_HIGHLIGHT = re.compile(r"(?<![\w*\\])(\*{1,3})(?=[^\s*])[^*\n]*[^\W_][^*\n]*(?<!\s)\1(?!\*)")
-_TITLE = re.compile(r"<<[^<>\n]*[^\W_][^<>\n]*>>")
+_HIGHLIGHT = re.compile(r"(?<![\w*\\])(\*{1,3})(?=[^\s*])([^*\n]+)(?<!\s)\1(?!\*)")
+_TITLE = re.compile(r"<<([^<>\n]+)>>")
 _FENCE = re.compile(r"```[^\S\n]*(?:json[^\S\n]*)?\n?(?P<inside>.*?)\n?[^\S\n]*```", re.IGNORECASE | re.DOTALL)
 
 
@@ -52,7 +53,8 @@ def _numbered(answer: str, p: Params) -> Verdict:
 
 
 def _highlights(answer: str, p: Params) -> Verdict:
-    return at_least(len(_HIGHLIGHT.findall(answer)), p["num_highlights"], "highlight")
+    found = sum(has_word(text) for _, text in _HIGHLIGHT.findall(answer))
+    return at_least(found, p["num_highlights"], "highlight")
 
 
 def _highlights_published(answer: str, p: Params) -> Verdict:
@@ -84,8 +86,8 @@ def _sections_published(answer: str, p: Params) -> Verdict:
 
 
 def _title(answer: str, p: Params) -> Verdict:
-    found = _TITLE.search(answer)
-    return Verdict(found is not None, f"title {found[0]}" if found else "no title in double angular brackets")
+    titles = [title for title in _TITLE.findall(answer) if has_word(title)]
+    return Verdict(bool(titles), f"title <<{titles[0]}>>" if titles else "no title in double angular brackets")
 
 
 def _title_published(answer: str, p: Params) -> Verdict:
@@ -175,10 +177,10 @@ KINDS = (
         id="detectable_format:constrained_response",
         params={},
         wordings=(
-            "Choose one of these answers and write nothing else: " + " / ".join(OPTIONS),
+            "Choose one of these answers and write nothing else: " + _QUOTED,
             'Reply with exactly one of "My answer is yes.", "My answer is no." and "My answer is maybe."',
-            "Only these replies are allowed: " + " or ".join(OPTIONS),
-            "Pick your reply from this list and add no explanation: " + " ".join(OPTIONS),
+            "Only these replies are allowed: " + _QUOTED,
+            "Pick your reply from this list and add no explanation: " + _QUOTED,
         ),
         draw=lambda rng, topic: {},
         strict=_options,

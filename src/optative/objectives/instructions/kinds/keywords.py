@@ -89,10 +89,10 @@ KINDS = (
         id="keywords:existence",
         params={"keywords": texts()},
         wordings=(
-            "Use these words in your answer: {keywords}.",
+            "Include {keywords} in your answer.",
             "Your answer has to mention {keywords}.",
             "Make sure that {keywords} can be found in what you write.",
-            "Work in the following words somewhere: {keywords}.",
+            "Somewhere in your answer, use {keywords}.",
         ),
         draw=lambda rng, topic: {"keywords": pick_some(rng, topic.words, between(rng, 1, 2))},
         strict=_existence,
@@ -141,8 +141,8 @@ KINDS = (
             rng,
             (
                 {
-                    "letter": pick(rng, tuple("bgkmpvw")),
-                    "let_frequency": between(rng, 5, 9),
+                    "letter": pick(rng, tuple("bgmpw")),
+                    "let_frequency": between(rng, 4, 8),
                     "let_relation": "at least",
                 },
                 {

@@ -157,7 +157,7 @@ KINDS = (
         params={"num_paragraphs": count()},
         wordings=(
             "Write exactly {num_paragraphs:paragraph} and put a line with only *** between one and the next.",
-            "Your answer has {num_paragraphs:paragraph}, divided by a line that holds just three asterisks: ***",
+            "Your answer has {num_paragraphs:paragraph}, divided by a line that holds just three asterisks (***).",
             "Split the answer into {num_paragraphs:paragraph}. The divider is *** on a line of its own.",
             "Give me {num_paragraphs:paragraph}, separated by the markdown divider *** on its own line.",
         ),

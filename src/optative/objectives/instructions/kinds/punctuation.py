@@ -38,7 +38,7 @@ KINDS = (
             "Do not use any commas.",
             "Write it without a single comma.",
             "Commas are not allowed in your answer.",
-            "Your answer must not contain the character ,",
+            'Your answer must not contain the character ",".',
         ),
         draw=lambda rng, topic: {},
         strict=_no_comma,

@@ -6,8 +6,6 @@ quotation marks are none, two marks around nothing are enough, and `"a" she said
 
 from __future__ import annotations
 
-import re
-
 from optative.objectives.instructions.kinds.base import Kind, Params, Verdict, phrase, pick
 from optative.objectives.instructions.text import has_word
 
@@ -54,8 +52,7 @@ def _quotation_published(answer: str, p: Params) -> Verdict:
 
 
 def _question(answer: str, p: Params) -> Verdict:
-    said = answer.rstrip(_AROUND + ")")
-    asks = re.search(r"[^\W_][^.!?]*\?+$", said) is not None
+    asks = answer.rstrip(_AROUND + ")").endswith("?") and has_word(answer)
     return Verdict(asks, "ends with a question" if asks else "does not end with a question mark")
 
 
@@ -89,9 +86,9 @@ KINDS = (
         id="startend:start_phrase",
         params={"start_phrase": phrase()},
         wordings=(
-            'Start with exactly these words: "{start_phrase}"',
-            'The first words of your answer must be "{start_phrase}"',
-            'Begin your answer with the phrase "{start_phrase}"',
+            'Start with exactly these words: "{start_phrase}".',
+            'The first words of your answer must be "{start_phrase}".',
+            'Begin your answer with the phrase "{start_phrase}".',
             'Open with "{start_phrase}" and go on from there.',
         ),
         draw=lambda rng, topic: {
