@@ -126,6 +126,38 @@ def test_everything_written_by_others_is_escaped(html: str, page: Page) -> None:
     assert NASTY[5].split()[0] in page.words, "joined emoji stay whole"
 
 
+def test_names_of_any_field_are_escaped(tmp_path: Path) -> None:
+    """Every string of every file, keys of free mappings too, becomes one that breaks out where it is not escaped."""
+    evil = "\"'><img src=x onerror=alert(1)></style></title>{{ 7*7 }}\u202e"
+    run = build(tmp_path / "a <b> & 'c'", prompts=6, unseen=3, steps=8)
+    fixed = {"stage", "model", "name", "split", "mode", "kind"}
+
+    def spoil(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            free = key in ("versions", "hardware", "counts", "data", "wall_seconds")
+            return {(k + evil if free else k): spoil(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [spoil(item, key) for item in value]
+        return value + evil if isinstance(value, str) and key not in fixed else value
+
+    for name in ("manifest.json", "evaluation.json", "samples.jsonl", "metrics.jsonl"):
+        lines = [(run / name).read_text("utf-8")]
+        if name.endswith("l"):
+            lines = [line for line in lines[0].split("\n") if line]
+        (run / name).write_text("".join(json.dumps(spoil(json.loads(line))) + "\n" for line in lines))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for row in evaluation["by_kind"]:
+        row["kind"] += evil
+    evaluation["metrics"].append({"name": evil, "split": evil, "base": 1, "steered": 2})
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    html = render_report(run)
+    page = Page(html)
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert "\u202e" not in html
+    assert page.words.count("{{ 7*7 }}") > 20
+    assert page.words.count("onerror=alert(1)") > 20
+
+
 def test_nothing_is_loaded_from_outside_and_the_policy_forbids_it(html: str, page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)), "an id occurs twice"
