@@ -230,7 +230,7 @@ def test_case_27_an_adapter_whose_base_is_not_here(tiny: Path, tmp_path: Path, r
     with pytest.raises(InputError) as caught:
         load_language_model(str(tmp_path / "adapter"))
     message = str(caught.value)
-    for word in ("adapter_config.json", "base_model_name_or_path", recorded, "--model"):
+    for word in ("adapter_config.json", "base_model_name_or_path", recorded, "--adapter"):
         assert word in message
     assert has_adapter(load_language_model(str(tiny), adapter=tmp_path / "adapter", dtype="float32"))
 

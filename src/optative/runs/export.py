@@ -22,6 +22,7 @@ from optative.generators.language.quiet import quiet
 
 # Largest difference of logits that rounding in float32 explains, as a share of the largest logit.
 ROUNDING = 1e-4
+_BASE_AND_ADAPTER = "Name the base model, and give the run's adapter/ as --adapter."
 _PROBE = "The river rises in the mountains. 1 + 1 = 2, and äöü are letters too.\n"
 
 
@@ -68,20 +69,23 @@ def export_model(lm: LanguageModel, folder: str | Path) -> float:
     return difference
 
 
-def open_run(folder: str | Path, *, model: str | None = None, dtype: str = "auto") -> LanguageModel:
-    """The steered model of a finished run folder. `model`: the base, where the one that the run names is not here."""
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is laid out as a run: it has a manifest, or an adapter of its own, and is no model itself."""
+    folder = Path(folder)
+    own = (folder / "manifest.json").is_file() or (folder / "adapter" / "adapter_config.json").is_file()
+    return own and not (folder / "config.json").is_file()
+
+
+def open_run(folder: str | Path, *, dtype: str = "auto") -> LanguageModel:
+    """The steered model of a finished run folder, on the base that its spec names."""
     folder = Path(folder)
     if not (folder / "adapter" / "adapter_config.json").is_file():
         found = "no run folder" if not (folder / "manifest.json").is_file() else "a run that is not finished"
         raise InputError(f"has no adapter/: {found}", file=folder)
-    if model is None:
-        if not (folder / "resolved.json").is_file():
-            raise InputError(
-                "the run does not say which model it began with", file=folder, hint="Name it with --model."
-            )
-        options = read_json(folder / "resolved.json")["options"]
-        model = str(options.get("generator", options)["model"])
-    return load_language_model(model, adapter=folder / "adapter", dtype=dtype)
+    if not (folder / "resolved.json").is_file():
+        raise InputError("the run does not say which model it began with", file=folder, hint=_BASE_AND_ADAPTER)
+    options = read_json(folder / "resolved.json")["options"]
+    return load_language_model(str(options.get("generator", options)["model"]), adapter=folder / "adapter", dtype=dtype)
 
 
 def front_matter(lm: LanguageModel, library: str) -> str:

@@ -87,6 +87,11 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "optative"
 
 
+def built_in_folder(name: str) -> Path:
+    """Where a built-in model is, or will be, after its conversion."""
+    return cache_folder() / "models" / f"{name}-{BUILT_IN[name].sha256[:8]}-v{_CONVERSION}"
+
+
 def default_model(name: str = DEFAULT) -> Path:
     """Folder of a built-in model, converted on first use (about 20 s, 0.5 GB).
 
@@ -94,7 +99,7 @@ def default_model(name: str = DEFAULT) -> Path:
     convert at once, and a half-made folder never appears.
     """
     model = BUILT_IN[name]
-    folder = cache_folder() / "models" / f"{name}-{model.sha256[:8]}-v{_CONVERSION}"
+    folder = built_in_folder(name)
     if folder.is_dir():
         return folder
     spec = importlib.util.find_spec(model.package)
@@ -236,6 +241,13 @@ def fingerprint(folder: str | Path) -> str:
     return content_hash({"tensors": known["tensors"], "config": config})
 
 
+def find_model(name: str) -> Path:
+    """The checked folder of a model, converted or downloaded if need be; any name of `load_language_model` will do."""
+    folder = _resolve(name)[0]
+    check_model_folder(folder)
+    return folder
+
+
 def check_model_folder(folder: str | Path) -> dict[str, Any]:
     """The config of a folder that holds a causal language model; InputError names what is missing. Reads no weights."""
     folder = Path(folder)
@@ -308,7 +320,9 @@ def _recorded_base(folder: Path) -> str:
     """The base that an adapter names, when it can be found from here; a path of another machine is an error."""
     file = folder / "adapter_config.json"
     base = read_json(file).get("base_model_name_or_path")
-    how = "Name the base model yourself: `--model BASE --adapter FOLDER`, or load_language_model(base, adapter=folder)."
+    how = (
+        "Name the base model, and give this folder as --adapter (in Python: load_language_model(base, adapter=folder))."
+    )
     if not isinstance(base, str) or not base:
         raise InputError(
             "the adapter does not say which model it belongs to", file=file, field="base_model_name_or_path", hint=how
