@@ -1,9 +1,8 @@
-"""Small inputs that broke other tools, remade here; where the shared files lie beside the checkout, they are read too."""
+"""Small inputs that broke other tools, remade here; where the shared files lie beside the checkout, they are read."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_makers import assistant, jsonl, user
 
 from optative.core.errors import InputError
 from optative.data.readers import DataWarning, read
@@ -20,26 +20,12 @@ from optative.data.writers import write_judgements, write_pairs
 BETTER = Order(((0,), (1,)))
 
 
-def jsonl(path: Path, *rows: Any) -> Path:
-    path.write_text(
-        "".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n" for r in rows), "utf-8"
-    )
-    return path
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
 # 01: byte-order mark, CRLF, blank lines
 
 MARKED = (
     b'\xef\xbb\xbf{"prompt": "Name a metal.", "chosen": "Copper.", "rejected": "Cotton.", "meta": {"a": 1}}\r\n\r\n'
-    b'{"prompt": "Name a fruit.", "chosen": "A fig.\\r\\nOr a plum.", "rejected": "A fork.", "meta": {"b": 2}}\r\n   \r\n'
+    b'{"prompt": "Name a fruit.", "chosen": "A fig.\\r\\nOr a plum.", "rejected": "A fork.", "meta": {"b": 2}}\r\n'
+    b"   \r\n"
     b'{"prompt": "Name a sea.", "chosen": "The Aral Sea.", "rejected": "The Alps.", "meta": {"a": 3, "b": 4}}'
 )
 
@@ -98,15 +84,14 @@ def ultrafeedback() -> dict[str, Any]:
 def check_ten(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (judgement,) = reading = list(read(path))
+        (judgement,) = list(read(path))
     assert judgement.relation == Ratings((4.75, 1.25, 3.0, 4.75))
     names = {c: m["model"] for c, m in zip(judgement.completions, judgement.meta["completions"])}  # type: ignore[misc]
     found = {(names[p.chosen], names[p.rejected]) for p in pairs(judgement)}  # type: ignore[index]
     assert found == {("m1", "m2"), ("m1", "m3"), ("m4", "m2"), ("m4", "m3"), ("m3", "m2")}
     assert ties(judgement) == 1
-    assert len(reading) == 1
+    reading_by_score = read(path, score="overall_score")
     with pytest.warns(DataWarning) as seen:
-        reading_by_score = read(path, score="overall_score")
         (judgement,) = list(reading_by_score)
     assert len(seen) == 1
     text = str(seen[0].message)
@@ -136,8 +121,8 @@ def test_shared_ten(shared: Path) -> None:
 
 HH = [
     {
-        "chosen": "\n\nHuman: How do I season a pan?\n\nAssistant: Heat it with a thin film of oil.\n\nHuman: How often?"
-        "\n\nAssistant: A few times a year.",
+        "chosen": "\n\nHuman: How do I season a pan?\n\nAssistant: Heat it with a thin film of oil."
+        "\n\nHuman: How often?\n\nAssistant: A few times a year.",
         "rejected": "\n\nHuman: How do I season a pan?\n\nAssistant: With salt and pepper.",
     },
     {

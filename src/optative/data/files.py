@@ -274,7 +274,8 @@ class _Scanner:
     def _more(self) -> bool:
         piece = "" if self._ended else self._stream.read(max(_CHUNK, len(self._text)))
         self._ended = not piece
-        self._text, self._at = self._text[self._at :] + piece, 0
+        if piece:  # places in the text hold until there is more of it
+            self._text, self._at = self._text[self._at :] + piece, 0
         return bool(piece)
 
     def _advance(self, to: int) -> None:
@@ -316,8 +317,8 @@ class _Scanner:
                 line = self.line + self._text.count("\n", self._at, error.pos)
                 found = self._text[max(0, error.pos - 20) : error.pos + 20]
                 raise BadStructure(f"broken JSON: {error.msg}", file=self.path, line=line, found=found) from None
-            if end == len(self._text) and self._more():
-                continue  # a number may go on
+            if end > len(self._text) - 4 and self._more():
+                continue  # a number may go on: `1`, then `.5` or `e+5`
             start = self.line
             self._advance(end)
             return start, value

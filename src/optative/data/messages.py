@@ -171,11 +171,13 @@ def split_strings(row: Row, chosen: str, rejected: str) -> tuple[str, list[str]]
         if a != b:
             break
         end += 1
-    for name, whole in (("chosen", chosen), ("rejected", rejected)):
-        if blank(whole[end:]):
+    whole_words = all(rest == "" or rest[0].isspace() for rest in (chosen[end:], rejected[end:]))
+    if not whole_words:
+        while end and not _border(chosen[:end]):
+            end -= 1
+    for name, rest in (("chosen", chosen[end:]), ("rejected", rejected[end:])):
+        if blank(rest):
             raise row.meaning("empty", "empty answer: nothing after the shared beginning", name)
-    while end and not _border(chosen[:end]):
-        end -= 1
     if chosen[:end].endswith(" ") and not chosen[: end - 1].endswith((" ", "\n", "\t")):
         end -= 1
     return chosen[:end], [chosen[end:], rejected[end:]]
