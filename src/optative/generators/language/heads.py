@@ -187,7 +187,9 @@ class _FrozenHead(torch.autograd.Function):
             with torch.enable_grad():
                 found = compute(hidden, r)
             for k, value in enumerate(found):
-                (slopes[k][r],) = torch.autograd.grad(value.sum(), hidden, retain_graph=k + 1 < num_outputs)
+                (slopes[k][r],) = torch.autograd.grad(
+                    value, hidden, torch.ones_like(value), retain_graph=k + 1 < num_outputs
+                )
                 values[k].append(value.detach())
         ctx.save_for_backward(*slopes)
         return tuple(torch.cat(v) for v in values)

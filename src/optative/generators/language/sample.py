@@ -37,6 +37,8 @@ from optative.generators.language.tokens import Text, encode_prompt
 PREFILL_TOKENS = 2048
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of probability; other dtypes round more coarsely
 CLOSE_COARSE = 1e-2
+BLOCK = 256  # tokens of the vocabulary that are summed together
+DRAW_ROWS = 8  # rows at a time, so that their weights stay in the processor's cache
 
 
 class SamplingSettings(Config):
@@ -219,7 +221,7 @@ class _Run:
         return [started[r] for r in self._choose(started, hidden, owner)]
 
     def _choose(self, rows: Sequence[_Row], hidden: Tensor, owner: Tensor | None = None) -> list[int]:
-        """Choose the next token of each row; ends rows, and returns which go on. `owner`: the hidden state of each row."""
+        """Choose the next token of each row; ends rows and returns which go on. `owner`: each row's hidden state."""
         logits = self.head(hidden)
         numbers = torch.tensor([r.uniforms[len(r.ids)] for r in rows], dtype=torch.float64, device=logits.device)
         drawn = draw(logits if owner is None else logits[owner], numbers, self.settings)
@@ -292,28 +294,56 @@ class Drawn:
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, settings: SamplingSettings) -> Drawn:
     """Choose a token for each row of float32 logits, by its number in [0, 1): the first one, in the order of the
-    vocabulary, whose cumulative probability (in float64) exceeds the number."""
-    lse_B = logits_BV.logsumexp(-1)
+    vocabulary, whose cumulative probability exceeds the number.
+
+    Cumulative sums are taken over blocks of the vocabulary and then inside the block, in float64.
+    """
     if settings.temperature == 0:
-        top = logits_BV.topk(min(2, logits_BV.shape[-1]), dim=-1)
-        tokens = logits_BV.argmax(-1)
-        logps = logits_BV.gather(-1, tokens[:, None])[:, 0] - lse_B
-        return Drawn(tokens, logps, torch.zeros_like(logps), (top.values[:, 0] - top.values[:, -1]).double())
+        two = logits_BV.topk(min(2, logits_BV.shape[-1]), dim=-1).values
+        tokens_B = logits_BV.argmax(-1)
+        logps_B = logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+        return Drawn(tokens_B, logps_B, torch.zeros_like(logps_B), (two[:, 0] - two[:, -1]).double())
+    drawn = [
+        _draw(logits_BV[i : i + DRAW_ROWS], uniforms_B[i : i + DRAW_ROWS], settings)
+        for i in range(0, len(logits_BV), DRAW_ROWS)
+    ]
+    return Drawn(*(torch.cat(parts) for parts in zip(*drawn)))
+
+
+def _draw(logits_BV: Tensor, uniforms_B: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scaled_BV = logits_BV if settings.temperature == 1 else logits_BV / settings.temperature
     scaled_BV = _filtered(scaled_BV, settings)
-    cumulative_BV = (scaled_BV - scaled_BV.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
-    total_B = cumulative_BV[:, -1]
-    aim_B1 = (uniforms_B * total_B)[:, None]
-    tokens_B1 = torch.searchsorted(cumulative_BV, aim_B1, right=True)
-    # Rounding can put the aim on the total: the last token that has any probability is meant then.
-    last_B1 = torch.searchsorted(cumulative_BV, total_B[:, None], right=False)
-    tokens_B1 = torch.minimum(tokens_B1, last_B1)
-    upper_B1 = cumulative_BV.gather(-1, tokens_B1)
-    lower_B1 = torch.where(tokens_B1 > 0, cumulative_BV.gather(-1, (tokens_B1 - 1).clamp(min=0)), 0.0)
-    margins_B = torch.minimum(upper_B1 - aim_B1, aim_B1 - lower_B1)[:, 0] / total_B
-    logps_B = logits_BV.gather(-1, tokens_B1)[:, 0] - lse_B
-    sampling_B = scaled_BV.gather(-1, tokens_B1)[:, 0] - scaled_BV.logsumexp(-1)
-    return Drawn(tokens_B1[:, 0], logps_B, sampling_B, margins_B)
+    top_B1 = scaled_BV.amax(-1, keepdim=True)
+    weights_BV = (scaled_BV - top_B1).exp_()
+    vocabulary = weights_BV.shape[-1]
+    whole = vocabulary // BLOCK * BLOCK
+    sums_BK = weights_BV[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1).double()
+    if whole < vocabulary:
+        sums_BK = torch.cat([sums_BK, weights_BV[:, whole:].sum(-1, keepdim=True).double()], dim=-1)
+    blocks_BK = sums_BK.cumsum(-1)
+    total_B1 = blocks_BK[:, -1:].contiguous()
+    aim_B1 = uniforms_B[:, None] * total_B1
+    block_B1 = _first_beyond(blocks_BK, aim_B1, total_B1)
+    before_B1 = blocks_BK.gather(-1, block_B1) - sums_BK.gather(-1, block_B1)
+    index_BJ = block_B1 * BLOCK + torch.arange(min(BLOCK, vocabulary), device=logits_BV.device)
+    inside_BJ = weights_BV.gather(-1, index_BJ.clamp(max=vocabulary - 1)).double()
+    inside_BJ = before_B1 + inside_BJ.masked_fill(index_BJ >= vocabulary, 0.0).cumsum(-1)
+    place_B1 = _first_beyond(inside_BJ, aim_B1, inside_BJ[:, -1:].contiguous())
+    tokens_B1 = index_BJ.gather(-1, place_B1)
+    upper_B1 = inside_BJ.gather(-1, place_B1)
+    margins_B1 = torch.minimum(upper_B1 - aim_B1, aim_B1 - (upper_B1 - weights_BV.gather(-1, tokens_B1)))
+    sampling_B1 = (scaled_BV.gather(-1, tokens_B1) - top_B1).double() - total_B1.log()
+    if scaled_BV is logits_BV:
+        logps_B1 = sampling_B1
+    else:
+        logps_B1 = logits_BV.gather(-1, tokens_B1) - logits_BV.logsumexp(-1, keepdim=True)
+    return tokens_B1[:, 0], logps_B1[:, 0].float(), sampling_B1[:, 0].float(), (margins_B1 / total_B1)[:, 0]
+
+
+def _first_beyond(cumulative_BK: Tensor, aim_B1: Tensor, total_B1: Tensor) -> Tensor:
+    """The first place whose cumulative sum exceeds the aim; where rounding leaves none, the last with any weight."""
+    found_B1 = torch.searchsorted(cumulative_BK, aim_B1, right=True)
+    return torch.minimum(found_B1, torch.searchsorted(cumulative_BK, total_B1))
 
 
 def _filtered(logits_BV: Tensor, settings: SamplingSettings) -> Tensor:

@@ -1,7 +1,7 @@
 """Chat templates: from messages to the text that the model was trained to see.
 
 Knows: where a model folder keeps its template, Jinja rendering, whether a template adds a system turn of its own.
-Does not know: tokens. A template is never made up: a model without one gets `plain` only when a person asks for it by name.
+Does not know: tokens. A template is never made up: a model without one gets `plain` only when asked for by name.
 """
 
 from __future__ import annotations

@@ -19,9 +19,22 @@ from weakref import WeakKeyDictionary
 
 from optative.core.config import Config, Field
 from optative.core.errors import InputError
+from optative.data.records import Text
 from optative.generators.language.packing import Group, Ids
 
-Text = str | list[dict[str, Any]]
+__all__ = [
+    "PromptTooLong",
+    "Text",
+    "Truncation",
+    "TruncationCounts",
+    "border_is_merged",
+    "cut_left",
+    "encode_apart",
+    "encode_completion",
+    "encode_group",
+    "encode_prompt",
+    "encode_turns",
+]
 
 
 def encode_prompt(lm: Any, prompt: Text) -> Ids:
@@ -176,7 +189,7 @@ def cut_left(prompt_ids: Ids, keep: int, start: Ids = ()) -> tuple[Ids, int]:
 
 
 def encode_apart(tokenizer: Any, text: str) -> Ids:
-    """Ids of a text that continues another one: no start token, and no space that the tokenizer puts before a first word.
+    """Ids of a text that continues another one: no start token, and no space that a tokenizer puts before a first word.
 
     SentencePiece-style tokenizers put one; behind an anchor that cannot merge with what follows, they do not.
     """
