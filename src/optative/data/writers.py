@@ -141,7 +141,9 @@ def _columns(batch: list[dict[str, Any]]) -> Any:
 
 
 def _as_cells(row: dict[str, Any]) -> dict[str, Any]:
-    text = {k: json.dumps(row[k], ensure_ascii=False, allow_nan=False) for k in _AS_TEXT if row.get(k) is not None}
+    text = {
+        k: json.dumps(row[k], ensure_ascii=False, allow_nan=False) for k in _AS_TEXT if isinstance(row.get(k), dict)
+    }
     return row | text
 
 
