@@ -246,6 +246,21 @@ def test_final_refusals_are_not_tried_again(server: Server, monkeypatch: pytest.
         make(server).sample(["hello"], 1, GREEDY, seed=0)
 
 
+def test_one_refusal_ends_the_waiting_of_the_others(server: Server) -> None:
+    """Real waiting, of five minutes, that the refusal cuts short."""
+    waiting = threading.Barrier(4)
+
+    def play(body: dict[str, Any]) -> Any:
+        waiting.wait(20)
+        return error(404) if body["messages"][-1]["content"] == "bad" else error(500, retry_after="300")
+
+    server.script = [play] * 4
+    options = EndpointOptions(url=server.url, model="m", concurrency=4)
+    with EndpointModel(options) as model, pytest.raises(InputError, match="status 404"):
+        model.sample(["a", "b", "bad", "c"], 1, GREEDY, seed=0)
+    assert len(server.requests) == 4
+
+
 def test_an_unreachable_endpoint_is_said_at_once_without_credentials(server: Server) -> None:
     server.close()
     clock = Clock()

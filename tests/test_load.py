@@ -242,6 +242,28 @@ def test_case_27_an_adapter_whose_base_is_not_here(tiny: Path, tmp_path: Path, r
     assert has_adapter(load_language_model(str(tiny), adapter=tmp_path / "adapter", dtype="float32"))
 
 
+def test_the_name_of_a_folder_elsewhere_is_not_looked_up_at_the_hub(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    def from_hub(name: str, hint: str) -> Path:
+        looked_up.append(name)
+        return tiny
+
+    lm = load_language_model(str(tiny), dtype="float32")
+    add_lora(lm, LoraOptions(rank=2), seed=1)
+    save_adapter(lm, tmp_path / "adapter")
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path="gpt2")
+    monkeypatch.setattr(load, "_from_hub", from_hub)
+    with pytest.raises(InputError, match="'gpt2'"):
+        load_language_model(str(tmp_path / "adapter"))
+    assert looked_up == []
+    edit(tmp_path / "adapter" / "optative.json", base={"name": "gpt2", "hub_id": "gpt2", "fingerprint": lm.fingerprint})
+    again = load_language_model(str(tmp_path / "adapter"), dtype="float32")
+    assert (again.hub_id, set(looked_up)) == ("gpt2", {"gpt2"})
+
+
 def test_other_weights_or_another_template_than_in_training_are_warned_about(tiny: Path, tmp_path: Path) -> None:
     lm = load_language_model(str(tiny), dtype="float32")
     add_lora(lm, LoraOptions(rank=2), seed=1)

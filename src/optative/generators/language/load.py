@@ -342,8 +342,10 @@ def _recorded_base(folder: Path) -> str:
     for path in (Path(base), folder / base):
         if path.is_dir():
             return str(path)
-    # One component may be a hub id such as `gpt2`; the name of a folder elsewhere looks the same and fails at the hub.
-    if _HUB_ID.fullmatch(base):
+    # The name of a folder elsewhere can look like a hub id such as `gpt2`: where optative wrote which it is, heed that.
+    extras = folder / "optative.json"
+    local = extras.is_file() and (read_json(extras).get("base") or {}).get("hub_id") is None
+    if _HUB_ID.fullmatch(base) and not local:
         try:
             _from_hub(base, how)
         except InputError:
