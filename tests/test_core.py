@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
     write_json(target, {"old": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(target, {"new": float("nan")})
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as folder:
+    with contextlib.suppress(RuntimeError), atomic_folder(tmp_path / "folder") as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
     assert read_json(target) == {"old": 1}

@@ -100,7 +100,7 @@ def test_schedules_reach_the_peak_and_fall():
         rates = [learning_rate(s, 100, peak=1.0, schedule=schedule, warmup_ratio=0.1) for s in range(100)]
         assert rates[0] == 0.1
         assert max(rates) == 1.0 == rates[10]
-        assert schedule == "constant" or (rates[-1] < 0.02 and all(a >= b for a, b in zip(rates[10:], rates[11:])))
+        assert schedule == "constant" or (rates[-1] < 0.02 and rates[10:] == sorted(rates[10:], reverse=True))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_with_the_step(tmp_path):

@@ -81,8 +81,12 @@ def evaluate(
 
     table = Table("metric", "split", "value", "interval", "n", title=f"{done['model']}, rules: {done['mode']}")
     for m in done["metrics"]:
-        low, high = m["interval"] or (None, None)
-        interval = "not defined" if low is None else f"{low:.1%} to {high:.1%}"
-        table.add_row(m["name"], m["split"], f"{m['value']:.1%}", interval, str(m["n"]))
-    console().print(table)
+        low, high = m["base_interval"]
+        shown = (lambda x: f"{x:.1%}") if "accuracy" in m["name"] else (lambda x: f"{x:.3f}")
+        interval = "not defined" if low is None else f"{shown(low)} to {shown(high)}"
+        table.add_row(m["name"], m["split"], shown(m["base"]), interval, str(m["n"]))
+    words = console(stderr=True)
+    words.print(table)
+    for warning in done["warnings"]:
+        words.print(f"warning: {warning['message']}")
     print(done["folder"])

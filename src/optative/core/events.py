@@ -1,6 +1,7 @@
 """What a job tells while it runs: sentences, warnings and progress with the time left.
 
-Knows: a terminal or a plain log, both on standard error; standard output belongs to results. Does not know: what is done.
+Knows: a terminal or a plain log, both on standard error; standard output belongs to results.
+Does not know: what is done.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class Silent:
 
     @contextmanager
     def progress(self, name: str) -> Iterator[Advance]:
-        yield lambda done, total, words="": None
+        def advance(done: int, total: int, words: str = "") -> None:
+            pass
+
+        yield advance
 
 
 class Log:

@@ -98,7 +98,7 @@ class Journal:
         """Open for appending; with `offset`, first cut the file back to that many bytes."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: IO[bytes] = open(self.path, "ab")
+        self._stream: IO[bytes] = open(self.path, "ab")  # noqa: SIM115  (closed by `close`)
         if offset is not None:
             if self._stream.tell() < offset:
                 raise InputError("shorter than its checkpoint says; it was changed by hand", file=self.path)

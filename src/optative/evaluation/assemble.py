@@ -24,7 +24,7 @@ from optative.evaluation.options import (
 )
 from optative.evaluation.results import Answers, pair
 
-SPLITS = ("held_out", "unseen_kinds", "ifeval")
+SPLITS = ("held_out", "unseen_kinds", "ifeval", "validation")
 TWO_MODELS = ("kl", "negative_flips")
 MEASURED_IN = {
     "completion_tokens": "length",

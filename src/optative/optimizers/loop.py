@@ -23,7 +23,7 @@ def on_policy(
     select: Callable[[int, Judged], Sequence[Unit]],
     train: Callable[[int, Sequence[Unit]], None],
 ) -> None:
-    """Walk the rounds. Each callable gets the round's number (from 1); `train` leaves the policy that the next round samples."""
+    """Walk the rounds, numbered from 1. `train` leaves the policy that the next round samples."""
     for number, prompts in enumerate(rounds, 1):
         answers = sample(number, prompts)
         judged = label(number, prompts, answers)

@@ -41,6 +41,9 @@ class EncodedPair:
         return content_hash([self.group.prompt_ids, self.group.completion_ids, self.group.masks])
 
 
+Pairs = Sequence[EncodedPair]  # a list, or something that encodes pairs when they are asked for
+
+
 @dataclass(frozen=True)
 class Micro:
     """One packed forward and the pairs in it (indices into the training pairs, in the pack's order)."""
@@ -49,14 +52,14 @@ class Micro:
     pairs: tuple[int, ...]
 
 
-def pack_pairs(pairs: Sequence[EncodedPair], units: Sequence[int], token_budget: int) -> list[Micro]:
+def pack_pairs(pairs: Pairs, units: Sequence[int], token_budget: int) -> list[Micro]:
     """Pack the pairs of one step; the two completions of a pair share their prompt and stay together."""
     packs = plan([pairs[i].group for i in units], token_budget)
     return [Micro(pack, tuple(units[i] for i in pack.group_indices)) for pack in packs]
 
 
-def windows(pairs: Sequence[EncodedPair], token_budget: int, size: int = 256) -> Iterable[Micro]:
-    """All pairs in packs, planned a window at a time, so that neither time nor memory grows faster than their number."""
+def windows(pairs: Pairs, token_budget: int, size: int = 256) -> Iterable[Micro]:
+    """All pairs in packs, planned a window at a time, so that time and memory grow no faster than they do."""
     for at in range(0, len(pairs), size):
         yield from pack_pairs(pairs, range(at, min(at + size, len(pairs))), token_budget)
 
@@ -97,7 +100,7 @@ def pair_measures(
 
 def train_preferences(
     lm: LanguageModel,
-    pairs: Sequence[EncodedPair],
+    pairs: Pairs,
     reference: Sequence[tuple[float, float]],
     *,
     options: DPO,
@@ -108,7 +111,7 @@ def train_preferences(
     checkpoints: Path,
     labels: dict[str, Any] | None = None,
     first_step: int = 0,
-    held_out: tuple[Sequence[EncodedPair], Sequence[tuple[float, float]]] | None = None,
+    held_out: tuple[Pairs, Sequence[tuple[float, float]]] | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> int:
     """Train the LoRA weights of `lm` on pairs with DPO; returns the metrics journal's offset.
@@ -116,11 +119,6 @@ def train_preferences(
     reference: summed log-probabilities (chosen, rejected) under the reference, one per pair, in the order of `pairs`.
     held_out: pairs and their reference that no step trains on; measured as `eval_...`.
     """
-    for pair in pairs:
-        if not pair.chosen_ids or not pair.rejected_ids:
-            raise ValueError(
-                f"pair {pair.id} has an answer without tokens; empty answers must be refused before training"
-            )
     steps = step_plan(len(pairs), options.units_per_step, options.epochs, seed)
 
     def micro_batches(units: Sequence[int]) -> Iterable[Micro]:
@@ -173,7 +171,7 @@ def train_preferences(
 
 @torch.no_grad()
 def measure_pairs(
-    lm: LanguageModel, pairs: Sequence[EncodedPair], reference: Sequence[tuple[float, float]], *, options: DPO
+    lm: LanguageModel, pairs: Pairs, reference: Sequence[tuple[float, float]], *, options: DPO
 ) -> dict[str, float]:
     """The field's metrics on pairs, without training on them."""
     training = lm.model.training

@@ -6,7 +6,7 @@ The reference is where the policy started: the adapter off, or the adapter that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,13 +15,13 @@ from optative.core.files import read_json, write_json
 from optative.core.ids import content_hash
 from optative.generators.language.adapters import reference_mode
 from optative.generators.language.model import LanguageModel
-from optative.optimizers.preference import EncodedPair, pair_logps, windows
+from optative.optimizers.preference import Pairs, pair_logps, windows
 
 
 @torch.no_grad()
 def reference_logps(
     lm: LanguageModel,
-    pairs: Sequence[EncodedPair],
+    pairs: Pairs,
     *,
     weights: str,
     cache: Path,
@@ -30,7 +30,7 @@ def reference_logps(
 ) -> list[tuple[float, float]]:
     """Summed log-probabilities (chosen, rejected) of each pair with the reference weights.
 
-    weights: fingerprint of the reference weights, dtype and template, part of the cache's key. cache: folder of JSON files.
+    weights: fingerprint of the reference weights, dtype and template, part of the cache's key. cache: its folder.
     """
     path = cache / f"reference-{content_hash([weights, token_budget, [p.key for p in pairs]])[:16]}.json"
     if path.exists():

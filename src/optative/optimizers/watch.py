@@ -31,16 +31,17 @@ def training_warnings(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
             found.append(
                 warning(
                     "likelihood_displacement",
-                    f"Round {number}: the policy became less likely to give the chosen answers too (reward {chosen:+.2f}, rejected "
-                    f"{rejected:+.2f}). The margin grows by pushing both down. A larger nll_weight or a lower learning rate counters it.",
+                    f"Round {number}: the policy became less likely to give the chosen answers too (reward {chosen:+.2f}, "
+                    f"rejected {rejected:+.2f}): the margin grows by pushing both down. A larger nll_weight or a lower "
+                    "learning rate counters it.",
                 )
             )
         if mean("rewards/accuracies", own[-fifth:]) > 0.98 and mean("rewards/margins", own[-fifth:]) > 3:
             found.append(
                 warning(
                     "margins_saturated",
-                    f"Round {number}: nearly every training pair is already ordered with a wide margin; more steps on them teach "
-                    "little and drift. Fewer epochs or fresh pairs serve better.",
+                    f"Round {number}: nearly every training pair is already ordered with a wide margin; more steps on them "
+                    "teach little and drift. Fewer epochs or fresh pairs serve better.",
                 )
             )
         clipped = sum(line["grad_norm"] > 10 for line in own)
@@ -56,8 +57,8 @@ def training_warnings(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]
             found.append(
                 warning(
                     "overfitting",
-                    f"Round {number}: training pairs are ordered right in {mean('rewards/accuracies', own[-fifth:]):.0%}, held-out pairs "
-                    f"in {eval_accuracy:.0%}.",
+                    f"Round {number}: {mean('rewards/accuracies', own[-fifth:]):.0%} of the training pairs are ordered right, "
+                    f"but only {eval_accuracy:.0%} of the held-out ones.",
                 )
             )
     return found
@@ -70,8 +71,8 @@ def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> list
         found.append(
             warning(
                 "zero_variance",
-                f"Round {number}: for {ties} of {prompts} prompts all samples got the same score, so they gave no pair. More samples a "
-                "prompt, a higher temperature or harder prompts give more signal.",
+                f"Round {number}: for {ties} of {prompts} prompts all samples got the same score, so they gave no pair. "
+                "More samples a prompt, a higher temperature or other prompts give more signal.",
             )
         )
     if pairs < 16:

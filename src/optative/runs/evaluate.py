@@ -15,11 +15,13 @@ from optative.core.events import Events, default_events
 from optative.core.files import write_json, write_text
 from optative.core.folder import RunFolder
 from optative.core.ids import content_hash, file_hash
-from optative.core.stats import wilson
+from optative.evaluation.assemble import assemble
 from optative.generators.language.sample import SamplingSettings, sample
-from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
+from optative.objectives.instructions.check import InstructionPrompt
 from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.ifeval import read_ifeval
+from optative.objectives.instructions.text import Mode
+from optative.runs.answers import as_messages, judged
 from optative.runs.environment import hardware, moving_facts, versions
 from optative.runs.stages import Stages, chunked
 
@@ -33,7 +35,7 @@ def evaluate(
     adapter: str | Path | None = None,
     ifeval: str | Path | None = None,
     limit: int | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
     max_new_tokens: int | None = None,
     endpoint_model: str | None = None,
     api_key_env: str | None = None,
@@ -42,7 +44,7 @@ def evaluate(
     out: str | Path | None = None,
     events: Events | None = None,
 ) -> dict[str, Any]:
-    """Greedy answers, judged by rules; writes `samples.jsonl` and `evaluation.json` and returns the latter with its folder.
+    """Greedy answers, judged by rules; writes `samples.jsonl` and `evaluation.json`, returns the latter and its folder.
 
     mode: `published` scores by the public benchmark's rule to the letter, `strict` by the rule as it is written.
     An interrupted evaluation goes on where it was when it is called again.
@@ -55,9 +57,17 @@ def evaluate(
         splits = {"held_out": generate("held_out", 250, 0), "unseen_kinds": generate("unseen_kinds", 64, 0)}
     if limit is not None:
         splits = {split: prompts[:limit] for split, prompts in splits.items()}
-    settings = SamplingSettings(max_new_tokens=max_new_tokens or LONGEST["ifeval" if ifeval else "own"], temperature=0.0)
+    settings = SamplingSettings(
+        max_new_tokens=max_new_tokens or LONGEST["ifeval" if ifeval else "own"], temperature=0.0
+    )
     name, identity, environment, answer = _answerer(
-        model, settings, adapter=adapter, endpoint_model=endpoint_model, api_key_env=api_key_env, dtype=dtype, template=template
+        model,
+        settings,
+        adapter=adapter,
+        endpoint_model=endpoint_model,
+        api_key_env=api_key_env,
+        dtype=dtype,
+        template=template,
     )
     options = {
         "model": name,
@@ -66,22 +76,34 @@ def evaluate(
         "settings": settings.model_dump(mode="json"),
         "prompts": content_hash([(p.id, p.prompt) for own in splits.values() for p in own]),
     }
-    folder = RunFolder(out if out is not None else Path("evaluations") / f"{name.split('/')[-1]}-{content_hash(options)[:8]}")
+    folder = RunFolder(
+        out if out is not None else Path("evaluations") / f"{name.split('/')[-1]}-{content_hash(options)[:8]}"
+    )
     with folder.claim(options, json.dumps(options, indent=2) + "\n"):
         stages = Stages(folder.stages, environment, events)
         rows = []
         for split, prompts in splits.items():
             key = stages.key(f"answers-{split}", 1, [options, [p.id for p in prompts]])
             found = stages.rows(key, chunked(prompts, CHUNK), answer, f"{name} on {split}", len)
-            rows += [_judged(p, row, split, mode) for p, row in zip(prompts, found)]
+            rows += [
+                judged(p, row, stage="evaluation", split=split, model="base", mode=mode)
+                for p, row in zip(prompts, found)
+            ]
         write_text(folder.samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        result = {"model": name, "mode": mode, "metrics": _metrics(rows, mode), "folder": str(folder.path), "warnings": _warnings(rows)}
-        write_json(folder.evaluation, {k: v for k, v in result.items() if k != "folder"})
+        result = {"model": name, **assemble(rows, None, trained_kinds=None, mode=mode)}
+        write_json(folder.evaluation, result)
         write_json(
             folder.manifest,
-            {"name": name, "kind": "evaluate", "versions": versions(), "hardware": hardware(), "options": options, "environment": environment},
+            {
+                "name": name,
+                "kind": "evaluate",
+                "versions": versions(),
+                "hardware": hardware(),
+                "options": options,
+                "environment": environment,
+            },
         )
-    return result
+    return {**result, "folder": str(folder.path)}
 
 
 Answer = Callable[[Sequence[InstructionPrompt], Callable[[int, int], None]], list[dict[str, Any]]]
@@ -98,7 +120,6 @@ def _answerer(
     template: str | None,
 ) -> tuple[str, Any, dict[str, Any], Answer]:
     """Name, identity, environment and the function that answers a chunk of prompts."""
-    source: Any
     if model.startswith(("http://", "https://")):
         from optative.generators.language.endpoint import EndpointModel
         from optative.generators.options import EndpointOptions
@@ -108,10 +129,10 @@ def _answerer(
         if endpoint_model is None:
             raise InputError("name the model at the endpoint", field="--endpoint-model")
         endpoint = EndpointModel(EndpointOptions(url=model, model=endpoint_model, api_key_env=api_key_env))
-        name, identity, environment = endpoint_model, {"endpoint": endpoint_model}, {"endpoint": True}
+        name, identity, environment = endpoint_model, {"endpoint": model}, {"endpoint": True}
 
         def draw(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[list[Any]]:
-            return endpoint.sample([_text(p) for p in prompts], 1, settings, seed=0, progress=progress)
+            return endpoint.sample([as_messages(p) for p in prompts], 1, settings, seed=0, progress=progress)
 
     else:
         from optative.generators.language.adapters import merged
@@ -119,12 +140,20 @@ def _answerer(
 
         lm = load_language_model(model, adapter=adapter, dtype=dtype, template=template)
         weights = None if adapter is None else file_hash(Path(adapter) / "adapter_model.safetensors")
-        name, identity = lm.name, [lm.fingerprint, weights, lm.template.hash]
+        name, identity = lm.name, {"base": lm.fingerprint, "adapter": weights, "template": lm.template.hash}
         environment = moving_facts(str(lm.dtype), lm.device.type)
 
         def draw(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[list[Any]]:
             with merged(lm):
-                return sample(lm, [_text(p) for p in prompts], 1, settings, seed=0, keys=[p.id for p in prompts], progress=progress)
+                return sample(
+                    lm,
+                    [as_messages(p) for p in prompts],
+                    1,
+                    settings,
+                    seed=0,
+                    keys=[p.id for p in prompts],
+                    progress=progress,
+                )
 
     def answer(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         return [
@@ -133,71 +162,3 @@ def _answerer(
         ]
 
     return name, identity, environment, answer
-
-
-def _text(prompt: InstructionPrompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt.prompt}]
-
-
-def _judged(prompt: InstructionPrompt, row: dict[str, Any], split: str, mode: str) -> dict[str, Any]:
-    checks = check_answer(prompt, row["completion"], mode=mode)
-    loose = check_answer_loose(prompt, row["completion"], mode=mode)
-    return {
-        "stage": "evaluation",
-        "split": split,
-        "model": "steered",
-        "id": prompt.id,
-        "prompt": _text(prompt),
-        "sample": 0,
-        **row,
-        "checks": [
-            {"kind": c.kind, "params": i.params, "wording": i.wording, "followed": c.followed, "followed_loose": l.followed, "decided": c.decided, "why": c.why}
-            for c, l, i in zip(checks, loose, prompt.instructions)
-        ],
-        "followed": all(c.followed for c in checks),
-        "followed_loose": all(c.followed for c in loose),
-        "mode": mode,
-    }
-
-
-def _metrics(rows: Sequence[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
-    """Prompt- and instruction-level accuracy, strict and loose, with Wilson intervals; instructions of one prompt hang together."""
-    found = []
-    for split in dict.fromkeys(row["split"] for row in rows):
-        own = [row for row in rows if row["split"] == split]
-        checks = [c for row in own for c in row["checks"]]
-        for name, right, n in (
-            ("prompt_accuracy", sum(r["followed"] for r in own), len(own)),
-            ("instruction_accuracy", sum(c["followed"] for c in checks), len(checks)),
-            ("prompt_accuracy_loose", sum(r["followed_loose"] for r in own), len(own)),
-            ("instruction_accuracy_loose", sum(c["followed_loose"] for c in checks), len(checks)),
-        ):
-            share = wilson(right, n)
-            found.append(
-                {
-                    "name": name,
-                    "split": split,
-                    "value": right / n if n else None,
-                    "interval": [share.low, share.high],
-                    "level": 0.95,
-                    "n": n,
-                    "measured_by": f"rules/{mode}",
-                    "independence": "independent",
-                }
-            )
-    return found
-
-
-def _warnings(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    empty = sum(not row["completion"].strip() for row in rows)
-    cut = sum(row["finish_reason"] == "length" for row in rows)
-    undecided = sum(not c["decided"] for row in rows for c in row["checks"])
-    found = []
-    for code, count, words in (
-        ("empty_answers", empty, "answers are empty; they pass nothing"),
-        ("cut_answers", cut, "answers were cut at the token limit"),
-        ("undecided", undecided, "checks could not be decided (language of too short an answer); they count as not followed"),
-    ):
-        if count:
-            found.append({"code": code, "message": f"{count} {words}."})
-    return found

@@ -35,10 +35,7 @@ def verdict(criterion: Any, evaluation: dict[str, Any]) -> dict[str, Any]:
     else:
         low = found["interval"][0] if found["interval"] else None
         met = found["difference"] >= criterion.smallest_difference and low is not None and low > 0
-        why = (
-            f"{criterion.metric} on {criterion.split} changed by {found['difference']:+.3f} (interval from {low:+.3f}), asked: at least "
-            f"{criterion.smallest_difference:+.3f} and an interval above zero"
-            if low is not None
-            else f"{criterion.metric} on {criterion.split} has no interval"
-        )
+        change = f"{found['difference']:+.3f}, interval from {'nowhere' if low is None else f'{low:+.3f}'}"
+        asked = f"at least {criterion.smallest_difference:+.3f} and an interval above zero"
+        why = f"{criterion.metric} on {criterion.split} changed by {change}; asked: {asked}"
     return {**criterion.model_dump(mode="json"), "met": met, "why": why}

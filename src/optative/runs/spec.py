@@ -25,7 +25,7 @@ TRACKERS = ("tensorboard",)
 
 
 class Criterion(Config):
-    """What has to come out, or the run ends with exit code 3. The interval of the difference must lie above zero too."""
+    """What has to come out, or the run ends with exit code 3; the interval must lie above zero too."""
 
     metric: str = Field("prompt_accuracy", description="Name of a metric of the evaluation.")
     split: Literal["held_out", "unseen_kinds"] = Field("held_out", description="The prompts that it is measured on.")

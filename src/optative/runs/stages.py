@@ -38,7 +38,7 @@ class Stages:
         words: str,
         size: Callable[[Chunk], int],
     ) -> list[Any]:
-        """All rows of a stage, chunk by chunk. `compute(chunk, progress)` gives a chunk's rows; `size(chunk)` counts its work."""
+        """All rows of a stage. `compute(chunk, progress)` gives the rows of a chunk, `size(chunk)` counts its work."""
         path = self.folder / f"{key}.jsonl"
         done, offset = _whole_lines(path)
         if len(done) < len(chunks):

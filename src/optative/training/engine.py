@@ -27,7 +27,8 @@ Micro = TypeVar("Micro")
 class MicroResult:
     """What the loss of one micro-batch returns.
 
-    loss: scalar, already divided by the number of units of the whole step. sums: name -> (sum, count) for means over the step.
+    loss: scalar, already divided by the number of units of the whole step.
+    sums: name -> (sum, count), for means over the step; a count of 0 makes it a total.
     """
 
     loss: torch.Tensor
@@ -51,11 +52,12 @@ def train(
     evaluate_every: int = 0,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> int:
-    """Run all steps of the plan, from the newest checkpoint with this key if there is one; returns the journal's offset.
+    """Run all steps of the plan, from the newest checkpoint with this key if there is one; return the journal's end.
 
     key: identity of this training (a checkpoint of another key is not used). journal_start: offset of the metrics
     journal when this training first began. first_step: global number of steps already made by earlier trainings.
-    labels: constants copied into each line of metrics. evaluate: held-out metrics, named `eval_...`, every `evaluate_every` steps.
+    labels: constants copied into each line of metrics. evaluate: held-out metrics, named `eval_...`, measured every
+    `evaluate_every` steps.
     """
     for parameter in parameters.values():
         if parameter.dtype != torch.float32:
@@ -80,7 +82,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            total, sums = 0.0, {}
+            total = 0.0
+            sums: dict[str, tuple[float, float]] = {}
             for micro in micro_batches(units):
                 result = loss(micro, len(units))
                 result.loss.backward()

@@ -1,0 +1,88 @@
+"""Answers of a model to prompts with instructions, as cached rows, and the rules' verdicts on them.
+
+Knows: prompts, checkers, sampling in chunks that a crash cannot halve. Does not know: training, evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optative.generators.language.model import LanguageModel
+from optative.generators.language.sample import SamplingSettings, sample
+from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
+from optative.objectives.instructions.text import Mode
+from optative.runs.stages import Stages, chunked
+
+
+def as_messages(prompt: InstructionPrompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt.prompt}]
+
+
+def answers(
+    stages: Stages,
+    key: str,
+    words: str,
+    lm: LanguageModel,
+    prompts: Sequence[InstructionPrompt],
+    n: int,
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    chunk: int,
+) -> list[dict[str, Any]]:
+    """`n` answers to each prompt, in the order of the prompts; `chunk` prompts are one unit of resumption."""
+
+    def compute(part: Sequence[InstructionPrompt], progress: Any) -> list[dict[str, Any]]:
+        found = sample(
+            lm, [as_messages(p) for p in part], n, settings, seed=seed, keys=[p.id for p in part], progress=progress
+        )
+        return [
+            {
+                "id": prompt.id,
+                "sample": index,
+                "completion": answer.text,
+                "ids": list(answer.ids),
+                "num_tokens": len(answer.ids),
+                "finish_reason": answer.finish_reason,
+                "close_calls": answer.close_calls,
+                "logp": sum(answer.logps),
+            }
+            for prompt, own in zip(part, found)
+            for index, answer in enumerate(own)
+        ]
+
+    return stages.rows(key, chunked(prompts, chunk), compute, words, lambda part: len(part) * n)
+
+
+def judged(
+    prompt: InstructionPrompt, answer: Mapping[str, Any], *, stage: str, split: str, model: str, mode: Mode
+) -> dict[str, Any]:
+    """A row of `samples.jsonl`: an answer with the verdict on each instruction, strict and loose."""
+    checks = check_answer(prompt, answer["completion"], mode=mode)
+    loose = check_answer_loose(prompt, answer["completion"], mode=mode)
+    return {
+        "stage": stage,
+        "split": split,
+        "model": model,
+        "id": prompt.id,
+        "prompt": as_messages(prompt),
+        "sample": 0,
+        "logp_base": None,
+        **answer,
+        "checks": [
+            {
+                "kind": strict.kind,
+                "params": instruction.params,
+                "wording": instruction.wording,
+                "followed": strict.followed,
+                "followed_loose": freely.followed,
+                "decided": strict.decided,
+                "why": strict.why,
+            }
+            for strict, freely, instruction in zip(checks, loose, prompt.instructions)
+        ],
+        "followed": all(check.followed for check in checks),
+        "followed_loose": all(check.followed for check in loose),
+        "mode": mode,
+    }

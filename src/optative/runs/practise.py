@@ -1,0 +1,197 @@
+"""The on-policy rounds of a run: what the loop's `sample`, `label`, `select` and `train` are here, and their cache.
+
+Knows: stages, keys, counts. Does not know: how pairs are chosen or losses computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from optative.core.errors import InputError
+from optative.core.files import Journal, read_json, read_jsonl, write_json
+from optative.core.ids import content_hash, file_hash
+from optative.data.records import Judgement, Ratings
+from optative.data.writers import write_judgements
+from optative.feedback.on_policy import judge
+from optative.feedback.select import SELECTORS
+from optative.generators.language.adapters import load_weights, merged, save_weights
+from optative.generators.language.packing import Group
+from optative.generators.language.sample import SamplingSettings
+from optative.generators.language.tokens import encode_prompt
+from optative.objectives.instructions.check import InstructionPrompt, check_answer
+from optative.optimizers.loop import on_policy
+from optative.optimizers.options import DPO
+from optative.optimizers.preference import EncodedPair, Pairs, train_preferences
+from optative.optimizers.reference import reference_logps
+from optative.optimizers.watch import selection_warnings
+from optative.runs.answers import answers, as_messages, judged
+from optative.runs.job import Job
+from optative.runs.spec import Spec
+from optative.runs.stages import chunked
+
+CHUNK = 32  # prompts whose samples are one unit of resumption
+
+Judged = list[tuple[InstructionPrompt, Judgement, list[dict[str, Any]]]]
+
+
+def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
+    """All rounds; leaves the trained adapter in the model and returns the identity of its weights."""
+    asked, mode, lm = spec.feedback, spec.objective.mode, job.lm
+    weights, journal, steps = lm.fingerprint, 0, 0
+    settings = SamplingSettings(
+        max_new_tokens=asked.max_new_tokens, temperature=asked.temperature, top_p=asked.top_p, top_k=asked.top_k
+    )
+
+    def draw(number: int, own: Sequence[InstructionPrompt]) -> list[dict[str, Any]]:
+        n = asked.samples_per_prompt
+        inputs = [[(p.id, p.prompt) for p in own], n, settings, weights, spec.seed, CHUNK]
+        key = job.key(f"answers-{number}", 1, inputs)
+        with merged(lm):
+            return answers(
+                job.stages, key, f"round {number}: answers", lm, own, n, settings, seed=spec.seed, chunk=CHUNK
+            )
+
+    def label(number: int, own: Sequence[InstructionPrompt], rows: list[dict[str, Any]]) -> Judged:
+        found: Judged = []
+        for prompt in own:
+            mine = [row for row in rows if row["id"] == prompt.id]
+            job.rows += [
+                judged(prompt, row, stage=f"round-{number}", split="train", model="policy", mode=mode) for row in mine
+            ]
+
+            def verdicts(text: str, prompt: InstructionPrompt = prompt) -> Sequence[Any]:
+                return check_answer(prompt, text, mode=mode)
+
+            record = judge(
+                as_messages(prompt),
+                [row["completion"] for row in mine],
+                verdicts,
+                annotator=f"rules ({mode})",
+                meta={"prompt_id": prompt.id, "round": number},
+            )
+            found.append((prompt, record, mine))
+        write_judgements(job.folder.stages / f"judgements-{number}.jsonl", [record for _, record, _ in found])
+        job.write_samples()
+        return found
+
+    def select(number: int, found: Judged) -> list[EncodedPair]:
+        pairs: list[EncodedPair] = []
+        without = 0
+        for prompt, record, rows in found:
+            assert isinstance(record.relation, Ratings)
+            chosen = SELECTORS[asked.select](
+                record.relation.values, asked.pairs_per_prompt, [spec.seed, number, prompt.id]
+            )
+            without += not chosen
+            prompt_ids = encode_prompt(lm, as_messages(prompt))
+            for best, worst, gap in chosen:
+                group = Group(prompt_ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
+                pairs.append(EncodedPair(f"{record.id}-{best}-{worst}", group, strength=gap))
+        everything = [row for _, _, rows in found for row in rows]
+        counts = {
+            "prompts": len(found),
+            "answers": len(everything),
+            "pairs": len(pairs),
+            "prompts without a pair (all tied)": without,
+            "empty answers": sum(not row["completion"].strip() for row in everything),
+            "answers cut at the limit": sum(row["finish_reason"] == "length" for row in everything),
+        }
+        job.counts[f"round {number}"] = counts
+        job.events.say(f"  round {number}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+        job.warnings += selection_warnings(number, len(found), without, len(pairs))
+        if not pairs:
+            raise InputError(
+                f"round {number}: no prompt had answers of different score, so there is nothing to learn from",
+                hint="More samples_per_prompt, a higher temperature or other prompts may help.",
+            )
+        return pairs
+
+    def teach(number: int, pairs: Sequence[EncodedPair]) -> None:
+        nonlocal weights, journal, steps
+        labels = [[p.key, p.strength, p.confidence] for p in pairs]
+        inputs = [labels, spec.optimizer, spec.generator.lora, spec.generator.adapter, weights, spec.seed, steps]
+        key = job.key(f"train-{number}", 1, inputs)
+        taught = train_stage(
+            job,
+            key,
+            pairs,
+            spec.optimizer,
+            words=f"round {number}",
+            seed=spec.seed + number,
+            labels={"round": number},
+            journal_start=journal,
+            first_step=steps,
+        )
+        journal, steps = taught["journal_offset"], taught["steps"]
+        weights = taught["weights"]
+
+    per_round = -(-len(prompts) // asked.rounds)
+    on_policy(chunked(prompts, per_round), sample=draw, label=label, select=select, train=teach)
+    Journal(job.folder.metrics, journal).close()  # cuts the lines of a training that another key has replaced
+    return weights
+
+
+def train_stage(
+    job: Job,
+    key: str,
+    pairs: Pairs,
+    options: DPO,
+    *,
+    words: str,
+    seed: int,
+    labels: dict[str, Any],
+    journal_start: int = 0,
+    first_step: int = 0,
+    held_out: tuple[Pairs, Sequence[tuple[float, float]]] | None = None,
+) -> dict[str, Any]:
+    """One preference training as a cached stage: the reference, the steps with checkpoints, the weights.
+
+    Returns `journal_offset` and `steps` (both counted from the run's start) and `weights`, the identity of the adapter.
+    """
+    lm, weights = job.lm, job.stages.folder / f"{key}.safetensors"
+    receipt = job.stages.folder / f"{key}.done.json"
+    if receipt.exists():
+        load_weights(lm, weights)
+        return dict(read_json(receipt))
+    started = time.perf_counter()
+    reference = reference_stage(job, pairs, options, f"{words}: reference")
+    with job.events.progress(f"{words}: training") as advance:
+
+        def tell(done: int, total: int, line: dict[str, Any]) -> None:
+            advance(done, total, f"loss {line['loss']:.3f} accuracy {line['rewards/accuracies']:.2f}")
+
+        offset = train_preferences(
+            lm,
+            pairs,
+            reference,
+            options=options,
+            seed=seed,
+            key=key,
+            journal_path=job.folder.metrics,
+            journal_start=journal_start,
+            checkpoints=job.folder.checkpoints,
+            labels=labels,
+            first_step=first_step,
+            held_out=held_out,
+            on_step=tell,
+        )
+    save_weights(lm, weights)
+    steps = sum(1 for _ in read_jsonl(job.folder.metrics))
+    job.stages.add_seconds(key, time.perf_counter() - started)
+    write_json(receipt, {"journal_offset": offset, "steps": steps, "weights": file_hash(weights)})
+    return dict(read_json(receipt))
+
+
+def reference_stage(job: Job, pairs: Pairs, options: DPO, words: str) -> list[tuple[float, float]]:
+    """Log-probabilities of the pairs where the policy started, from the cache when these pairs were scored before."""
+    with job.events.progress(words) as advance:
+        return reference_logps(
+            job.lm,
+            pairs,
+            weights=content_hash([job.weights, job.stages.environment]),
+            cache=job.stages.folder,
+            token_budget=options.token_budget,
+            progress=lambda done, total: advance(done, total, "pairs"),
+        )
