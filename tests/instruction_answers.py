@@ -9,7 +9,7 @@ from optative.objectives.instructions.check import InstructionPrompt
 from optative.objectives.instructions.kinds.format import OPTIONS
 
 # No capitals, digits, commas or rare letters; at most ten words a sentence.
-ENGLISH = "we often come here and see how the light falls"
+ENGLISH = "we often come here and see how much there is"
 IN_LANGUAGE = {
     "es": "este texto bastante largo habla de las cosas de la casa",
     "fr": "cette phrase assez longue parle des choses de la maison",

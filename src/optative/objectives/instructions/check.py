@@ -57,7 +57,7 @@ def check(instruction: Instruction, answer: str, *, mode: Mode = "strict") -> Ch
     kind = KINDS[instruction.kind]
     if is_blank(answer):
         return Check(kind.id, False, True, "the answer is empty")
-    if mode == "strict":
+    if mode == "strict" or not kind.public:
         verdict = kind.strict(unify(answer), _unified(instruction.params))
     else:
         verdict = kind.published(answer, instruction.params)

@@ -16,7 +16,7 @@ from optative.core.ids import content_hash
 from optative.core.rng import stream
 from optative.objectives.instructions.check import Instruction, InstructionPrompt, make_instruction
 from optative.objectives.instructions.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
-from optative.objectives.instructions.kinds.base import Topic
+from optative.objectives.instructions.kinds.base import Topic, between, shuffled
 from optative.objectives.instructions.tasks import SPLITS, Split, Task, tasks
 from optative.objectives.options import VerifiableInstructions
 
@@ -97,6 +97,9 @@ _PAIRS: tuple[tuple[str, str], ...] = (
     ("keywords:letter_frequency", "length_constraints:number_words"),
     ("keywords:letter_frequency", "length_constraints:nth_paragraph_first_word"),
     ("language:response_language", "keywords:forbidden_words"),  # it would have nothing to forbid
+    ("language:response_language", "keywords:existence"),  # the words are English
+    ("language:response_language", "keywords:frequency"),
+    ("language:response_language", "startend:end_checker"),  # so is the phrase
     ("language:response_language", "length_constraints:number_words"),  # a few words do not tell the language
     ("language:response_language", "detectable_content:label_lines"),
     ("language:response_language", "detectable_content:postscript"),
@@ -135,7 +138,15 @@ def _excluded() -> dict[str, frozenset[str]]:
 EXCLUDED: dict[str, frozenset[str]] = _excluded()
 """For each kind those that may not stand beside it; itself is always among them. Symmetric."""
 
-HELD_OUT_HASHES: dict[tuple[str, int], str] = {}
+HELD_OUT_HASHES: dict[tuple[str, int], str] = {
+    ("held_out", 250): "559ea33dd69e73857bf7078746087d9be3dfac3ef89ce4a23afd84e6895ddf5c",
+    ("held_out", 400): "8fff735246d2e2dda8b73ff668dd26bfe3558cc8c239460a299dc23d8b6d572d",
+    ("held_out", 50): "5b62e88f5f7b5f009089c13ab3ce6e0a72591f11c2cb7ae24a6ad4babbdeed78",
+    ("unseen_kinds", 64): "bb4bf94e10d74379c577a7bc98d207e6e5e960b5fa6fb61ecd143e002ecf3d7e",
+    ("unseen_kinds", 24): "743e7d00f81730d1c411d26aa1397be131ab472e8c12c7688282772268b48eff",
+    ("validation", 100): "d513d9543d6868594ff4b4582d2e7531dfbdcd5971f81ff0fdcba14eb500ceb6",
+    ("validation", 30): "50712e4076ba41d11af4e0b1fc87cf5494e3164f4aa089fe20bcbd50c948b000",
+}
 """SHA-256 of the fixed sets, by split and number of prompts."""
 
 
@@ -228,7 +239,7 @@ def _deal(rng: np.random.Generator, sizes: list[int], counts: dict[str, int]) ->
                 if not free:
                     break
                 weights = np.array([float(left[k]) for k in free])
-                group.append(free[int(rng.choice(len(free), p=weights / weights.sum()))])
+                group.append(free[int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))])
             if len(group) == size:
                 break
         else:
@@ -236,7 +247,7 @@ def _deal(rng: np.random.Generator, sizes: list[int], counts: dict[str, int]) ->
         for kind in group:
             left[kind] -= 1
         groups.append(group)
-    return [groups[int(i)] for i in rng.permutation(len(groups))]
+    return shuffled(rng, groups)
 
 
 def _write(rng: np.random.Generator, split: Split, groups: list[list[str]]) -> list[InstructionPrompt]:
@@ -245,8 +256,8 @@ def _write(rng: np.random.Generator, split: Split, groups: list[list[str]]) -> l
         raise InputError(
             "more prompts than base tasks", field=split, found=len(groups), expected=f"at most {len(everything)}"
         )
-    order: dict[bool, list[int]] = {
-        question: [int(i) for i in rng.permutation(len(everything)) if everything[i].question is question]
+    order: dict[bool, list[Task]] = {
+        question: shuffled(rng, [task for task in everything if task.question is question])
         for question in (True, False)
     }
     at = {True: 0, False: 0}
@@ -256,7 +267,7 @@ def _write(rng: np.random.Generator, split: Split, groups: list[list[str]]) -> l
         choices = order[question]
         if at[question] >= len(choices) and split != "train":
             raise InputError("more prompts than base tasks", field=split, found=len(groups))
-        task = everything[choices[at[question] % len(choices)]]
+        task = choices[at[question] % len(choices)]
         at[question] += 1
         instructions = tuple(_instruction(rng, kind, task) for kind in group)
         parts = [task.text, *(i.wording for i in instructions)]
@@ -268,7 +279,7 @@ def _write(rng: np.random.Generator, split: Split, groups: list[list[str]]) -> l
 
 def _instruction(rng: np.random.Generator, kind: str, task: Task) -> Instruction:
     params: dict[str, Any] = KINDS[kind].draw(rng, Topic(task.text, task.words))
-    return make_instruction(kind, params, int(rng.integers(len(KINDS[kind].wordings))))
+    return make_instruction(kind, params, between(rng, 0, len(KINDS[kind].wordings) - 1))
 
 
 def _verify(split: Split, n: int, kinds: tuple[str, ...] | None, prompts: list[InstructionPrompt]) -> None:

@@ -122,6 +122,11 @@ def contains(phrase: str) -> re.Pattern[str]:
 
 _LETTERS_TO_TELL = 20  # Latin and Cyrillic share letters between many languages; fewer letters than this do not tell
 _SURE = 0.85
+_ENGLISH_WORDS = re.compile(
+    r"\b(?:the|and|of|is|are|its?|that|this|with|for|your?|we|our|they|their|ha[sd]|have|can|will|from|as|be|by|not|but"
+    r"|or|to|my|how|what|when|there)\b"
+)
+_ENGLISH_SHARE = 0.2
 
 
 @lru_cache(maxsize=1)
@@ -165,7 +170,8 @@ def published_language(text: str) -> str | None:
 def language(text: str) -> str | None:
     """The language of `text` (ISO 639-1; `zh` for all Chinese), or None where it cannot be told.
 
-    Case is folded first (the detector knows lower-case words better); few letters or a low probability tell nothing.
+    Case is folded first (the detector knows lower-case words better). Few letters or a low probability tell nothing,
+    nor does a text full of small English words that the detector takes for another language: it often does, if short.
     """
     letters = [c for c in text if c.isalpha()]
     shared = sum(unicodedata.name(c, "").startswith(("LATIN", "CYRILLIC")) for c in letters)
@@ -174,7 +180,11 @@ def language(text: str) -> str | None:
     found = _probabilities(text.lower())
     if not found or found[0][1] < _SURE:
         return None
-    return found[0][0].partition("-")[0]
+    best = found[0][0].partition("-")[0]
+    small = len(_ENGLISH_WORDS.findall(text.lower()))
+    if best != "en" and small and small >= _ENGLISH_SHARE * len(words(text)):
+        return None
+    return best
 
 
 def is_english(text: str) -> bool | None:

@@ -25,11 +25,11 @@ KINDS: dict[str, Kind] = {
 }
 
 UNSEEN_KINDS: tuple[str, ...] = (
-    "keywords:forbidden_words",
     "language:response_language",
-    "length_constraints:sentence_length",
+    "length_constraints:number_lines",
     "detectable_content:postscript",
     "detectable_content:label_lines",
+    "combination:two_responses",
     "startend:question_end",
     "change_case:capital_word_frequency",
     "punctuation:no_comma",
@@ -39,12 +39,13 @@ UNSEEN_KINDS: tuple[str, ...] = (
 TRAINED_KINDS: tuple[str, ...] = (
     "keywords:existence",
     "keywords:frequency",
+    "keywords:forbidden_words",
     "keywords:letter_frequency",
     "length_constraints:number_words",
     "length_constraints:number_sentences",
     "length_constraints:number_paragraphs",
     "length_constraints:nth_paragraph_first_word",
-    "length_constraints:number_lines",
+    "length_constraints:sentence_length",
     "detectable_content:number_placeholders",
     "detectable_format:number_bullet_lists",
     "detectable_format:numbered_list",
@@ -54,7 +55,6 @@ TRAINED_KINDS: tuple[str, ...] = (
     "detectable_format:json_format",
     "detectable_format:title",
     "detectable_format:capital_heading",
-    "combination:two_responses",
     "combination:repeat_prompt",
     "startend:end_checker",
     "startend:start_phrase",

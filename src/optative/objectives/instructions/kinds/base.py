@@ -5,7 +5,7 @@ Knows: parameters and verdicts. Does not know: which kinds exist, prompts, modes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -197,17 +197,23 @@ def at_least(found: int, wanted: int, noun: str) -> Verdict:
     return compared(found, "at least", wanted, noun)
 
 
-# Drawing --------------------------------------------------------------------------------------------------------------
+# Drawing ------------------------------------------------------------------------------------------------------------
+# Only `rng.random` is used: NumPy promises no equal streams of its other methods between versions, and fixed sets of
+# prompts have to stay what they are.
 
 
 def between(rng: np.random.Generator, low: int, high: int) -> int:
     """A whole number from low to high, both included."""
-    return int(rng.integers(low, high + 1))
+    return low + int(rng.random() * (high - low + 1))
 
 
-def pick(rng: np.random.Generator, options: tuple[Any, ...]) -> Any:
-    return options[int(rng.integers(len(options)))]
+def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+    return options[between(rng, 0, len(options) - 1)]
 
 
-def pick_some(rng: np.random.Generator, options: tuple[str, ...], n: int) -> list[str]:
-    return [options[int(i)] for i in rng.permutation(len(options))[:n]]
+def shuffled(rng: np.random.Generator, options: Sequence[Any]) -> list[Any]:
+    return [options[int(i)] for i in np.argsort(rng.random(len(options)), kind="stable")]
+
+
+def pick_some(rng: np.random.Generator, options: Sequence[str], n: int) -> list[str]:
+    return shuffled(rng, options)[:n]

@@ -85,7 +85,7 @@ KINDS = (
             "Use square brackets for at least {num_placeholders:detail} to be filled in later, like [address].",
             "At least {num_placeholders:placeholder} of the form [place] must be in the text.",
         ),
-        draw=lambda rng, topic: {"num_placeholders": between(rng, 1, 3)},
+        draw=lambda rng, topic: {"num_placeholders": between(rng, 1, 2)},
         strict=_placeholders,
         published=_placeholders_published,
     ),

@@ -109,7 +109,7 @@ KINDS = (
         ),
         draw=lambda rng, topic: {
             "keyword": pick(rng, topic.words),
-            "frequency": between(rng, 2, 3),
+            "frequency": 2,
             "relation": "at least",
         },
         strict=_frequency,

@@ -126,8 +126,8 @@ KINDS = (
         draw=lambda rng, topic: pick(
             rng,
             (
-                {"num_words": 5 * between(rng, 4, 10), "relation": "less than"},
-                {"num_words": 10 * between(rng, 4, 6), "relation": "at least"},
+                {"num_words": 10 * between(rng, 3, 7), "relation": "less than"},
+                {"num_words": 10 * between(rng, 3, 6), "relation": "at least"},
             ),
         ),
         strict=_words,
@@ -145,8 +145,8 @@ KINDS = (
         draw=lambda rng, topic: pick(
             rng,
             (
-                {"num_sentences": between(rng, 3, 4), "relation": "less than"},
-                {"num_sentences": between(rng, 3, 5), "relation": "at least"},
+                {"num_sentences": between(rng, 3, 5), "relation": "less than"},
+                {"num_sentences": between(rng, 2, 4), "relation": "at least"},
             ),
         ),
         strict=_sentences,
@@ -210,7 +210,7 @@ KINDS = (
             "Every sentence should have {max_words:word} or fewer.",
             "Keep each sentence to a maximum of {max_words:word}.",
         ),
-        draw=lambda rng, topic: {"max_words": between(rng, 12, 18)},
+        draw=lambda rng, topic: {"max_words": between(rng, 12, 20)},
         strict=_longest,
         published=_longest,
         public=False,

@@ -53,7 +53,7 @@ KINDS = (
             "There must be {relation} {num_marks:exclamation mark} (!) in the text.",
             "Write with {relation} {num_marks:exclamation mark}.",
         ),
-        draw=lambda rng, topic: {"num_marks": between(rng, 1, 4), "relation": "at least"},
+        draw=lambda rng, topic: {"num_marks": between(rng, 1, 2), "relation": "at least"},
         strict=_exclamations,
         published=_exclamations,
         public=False,
