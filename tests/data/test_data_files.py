@@ -178,6 +178,15 @@ def test_lines_are_physical(tmp_path: Path) -> None:
     assert [n.line for n in read(make("saved", tmp_path)).numbered()] == [1, 2, 3]  # rows count on over the shards
 
 
+def test_messages_in_cells_are_json(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}]
+    with open(tmp_path / "a.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["prompt", "chosen", "rejected"], [json.dumps(turns), "[a]", "b"]])
+    (judgement,) = list(read(tmp_path / "a.csv"))
+    assert judgement.prompt == turns
+    assert judgement.completions[0] == [{"role": "assistant", "content": "[a]"}]
+
+
 BROKEN: list[tuple[str, bytes, str]] = [
     ("a.jsonl", b"", r"a\.jsonl: empty file"),
     ("a.jsonl", b"\n  \r\n\xef\xbb\xbf", r"a\.jsonl: empty file"),
@@ -211,6 +220,7 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("a.csv", b'prompt,chosen,rejected\np,a,b\np,"a,b\n', r"a\.csv:3: broken CSV: unexpected end of data"),
     ("a.csv", b"prompt,chosen,rejected\np,a,b\np,a\np,a,b,c\n", r":3: wrong number.*found 2(.|\n)*:4: .*found 4"),
     ("a.csv", b"prompt,chosen,chosen\np,a,b\n", "two of one name"),
+    ("a.csv", b"prompt,chosen,rejected\n\"[{'role': 'user'}\n {'role': 'tool'}]\",a,b", "messages written as Python"),
     ("a.parquet", LINE, "is not parquet"),
     ("a.parquet", b"PAR1 and then nothing", r"a\.parquet: cannot be read"),
     ("a.arrow", b"\xff\xff\xff\xff and then nothing", r"a\.arrow: cannot be read"),

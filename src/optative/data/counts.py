@@ -70,9 +70,9 @@ class Counts:
     def note(self, kind: str, line: int | None, field: str | None, message: str, count: int = 1) -> None:
         """Count an oddity; the first few of each kind are kept with their line."""
         assert kind in KINDS, kind
-        self.kinds[kind] += count
-        if sum(o.kind == kind for o in self.odd) < SHOWN:
+        if self.kinds[kind] < SHOWN:
             self.odd.append(Odd(kind, line, field, message))
+        self.kinds[kind] += count
 
     def numbers(self) -> dict[str, int]:
         """All counts, zero ones too."""

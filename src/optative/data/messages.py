@@ -8,6 +8,7 @@ that the token code gives them no loss.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ Turns = list[dict[str, Any]]
 
 _MARKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 _HELPSTEER_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+_AS_PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|content)'")  # what pandas and `datasets` write into a CSV
 # Scripts without spaces end a phrase with one of these; text may part after them.
 _STOPS = "。！？；：，、」』）】》…।"
 
@@ -253,18 +255,11 @@ def _joined(row: Row, parts: list[Any], at: str) -> str:
 
 
 def _messages_in_a_cell(row: Row, value: str, at: str) -> Any:
-    import ast
-    import json
-
+    if _AS_PYTHON.match(value):
+        raise row.structure("messages written as Python, not JSON", at, found=value, expected="JSON")
     try:
         found = plain(json.loads(value))
     except ValueError:
-        try:
-            found = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return value
-        if isinstance(found, list) and found and isinstance(found[0], dict) and "role" in found[0]:
-            raise row.structure("messages written as Python, not JSON", at, found=value, expected="JSON") from None
         return value
     return (
         found
