@@ -85,7 +85,8 @@ def test_a_default_system_turn_is_found_and_reported():
     assert ChatTemplate(PLAIN, "none", {"eos_token": "</s>"}).added_system is None
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     assert ChatTemplate(refuses, "none").added_system is None
-    always = "<s><|system|>Today is Monday.\n{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}<|end|>"
+    always = "<s><|system|>Today is Monday.\n"
+    always += "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}<|end|>"
     always += "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     assert ChatTemplate(always, "always", {"bos_token": "<s>"}).added_system == ""
 

@@ -105,7 +105,8 @@ def test_a_default_system_turn_stays_in_the_prompt():
     lm = wrap(None, make_tokenizer(), template=DEFAULT_SYSTEM)
     prompt, answer = encode_prompt(lm, USER), encode_completion(lm, USER, ANSWER)
     assert lm.tokenizer.decode(prompt) == (
-        "<|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\nWho is Ada?<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nYou are helpful.<|im_end|>\n"
+        "<|im_start|>user\nWho is Ada?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert lm.tokenizer.decode(answer) == "A mathematician.<|im_end|>"
 

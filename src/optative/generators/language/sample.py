@@ -35,8 +35,8 @@ from optative.generators.language.packing import Ids
 from optative.generators.language.tokens import Text, encode_prompt
 
 PREFILL_TOKENS = 2048
-CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of probability; other dtypes round more coarsely
-CLOSE_COARSE = 1e-2
+CLOSE, CLOSE_GREEDY = 1e-5, 1e-4  # of probability, of logits; in float32
+COARSER = 1000  # times that in the half-precision dtypes
 BLOCK = 256  # tokens of the vocabulary that are summed together
 DRAW_ROWS = 8  # rows at a time, so that their weights stay in the processor's cache
 
@@ -166,7 +166,9 @@ class _Run:
         self.device = self.base.get_input_embeddings().weight.device
         self.eos_ids = frozenset(lm.eos_ids)
         dtype = next(self.base.parameters()).dtype
-        self.close = CLOSE.get(dtype, CLOSE_COARSE)
+        self.close = CLOSE_GREEDY if settings.temperature == 0 else CLOSE
+        if dtype in (torch.bfloat16, torch.float16):
+            self.close *= COARSER
         self.special_ids = frozenset(lm.tokenizer.all_special_ids)
         self.stop_width = max((len(s.encode()) for s in settings.stop), default=0) + 4
 
@@ -283,8 +285,8 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Chosen tokens [B], their log-probability under the model and under the settings, and how far, in probability,
-    the choice was from another one."""
+    """Chosen tokens [B], their log-probability under the model and under the settings, and how far the choice was from
+    another one: in probability, or for greedy the distance of the two best logits."""
 
     tokens: Tensor
     logps: Tensor
