@@ -28,5 +28,5 @@ class VerifiableInstructions(Config):
 
 
 OBJECTIVES: Table = {
-    "verifiable_instructions": (VerifiableInstructions, "optative.objectives.instructions.compose:prompts_for"),
+    "verifiable_instructions": (VerifiableInstructions, "optative.objectives.instructions.compose:generate"),
 }

@@ -7,6 +7,7 @@ below, so that no change of a word moves them unseen. In the evaluated splits ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,19 @@ from optative.objectives.instructions.check import Instruction, InstructionPromp
 from optative.objectives.instructions.kinds import KINDS, TRAINED_KINDS, UNSEEN_KINDS
 from optative.objectives.instructions.kinds.base import Topic, between, shuffled
 from optative.objectives.instructions.tasks import SPLITS, Split, Task, tasks
-from optative.objectives.options import VerifiableInstructions
 
-__all__ = ["EXCLUDED", "HELD_OUT_HASHES", "conflict", "generate", "prompts_for", "prompts_hash"]
+__all__ = ["EXCLUDED", "HELD_OUT_HASHES", "conflict", "generate", "prompts_hash"]
 
 _FIXED_SEED = "optative instructions 1"
 _SHARE_OF_THREE, _INSTRUCTIONS_PER_PROMPT = 0.10, 1.55  # about 55 % one instruction, 35 % two, 10 % three
 
-_ALONE = ("detectable_format:constrained_response", "detectable_format:json_format")
-"""Kinds that leave no room for others, but for those named in `_ALONE_BUT`."""
-_ALONE_BUT: dict[str, tuple[str, ...]] = {
+# Kinds that leave no room for others, except those named with them.
+_ALONE: dict[str, tuple[str, ...]] = {
     "detectable_format:constrained_response": (),
     "detectable_format:json_format": ("keywords:existence", "keywords:forbidden_words", "keywords:letter_frequency"),
 }
 
-# One line a group: of its kinds at most one is in a prompt.
+# One tuple a group: of its kinds at most one is in a prompt.
 _AT_MOST_ONE: tuple[tuple[str, ...], ...] = (
     # how the answer is divided
     (
@@ -130,7 +129,7 @@ _PAIRS: tuple[tuple[str, str], ...] = (
 def _excluded() -> dict[str, frozenset[str]]:
     pairs = {frozenset(pair) for pair in _PAIRS}
     pairs |= {frozenset((a, b)) for group in _AT_MOST_ONE for a in group for b in group}
-    pairs |= {frozenset((a, b)) for a in _ALONE for b in KINDS if b not in _ALONE_BUT[a]}
+    pairs |= {frozenset((a, b)) for a, beside in _ALONE.items() for b in KINDS if b not in beside}
     pairs |= {frozenset((a,)) for a in KINDS}
     return {kind: frozenset(b for pair in pairs if kind in pair for b in (pair - {kind} or pair)) for kind in KINDS}
 
@@ -169,7 +168,7 @@ def generate(split: Split, n: int, seed: int = 0, kinds: tuple[str, ...] | None 
     if wrong:
         raise InputError("not a trained kind", field="kinds", found=wrong[0], expected=", ".join(TRAINED_KINDS))
     key = (seed, "train", n, list(used)) if split == "train" else (_FIXED_SEED, split, n, list(used))
-    sizes, counts = _plan(split, n, used)
+    sizes, counts = _plan(split, n, shuffled(stream(*key, "kinds"), used) if split == "train" else used)
     for attempt in range(20):
         rng = stream(*key, attempt)
         groups = _deal(rng, sizes, counts)
@@ -180,16 +179,6 @@ def generate(split: Split, n: int, seed: int = 0, kinds: tuple[str, ...] | None 
     raise InputError("too few combinations of these kinds", field="kinds", found=list(used), expected="more kinds")
 
 
-def prompts_for(options: VerifiableInstructions, seed: int) -> dict[Split, list[InstructionPrompt]]:
-    """All splits of a run."""
-    return {
-        "train": generate("train", options.train, seed, options.kinds),
-        "validation": generate("validation", options.validation, kinds=options.kinds),
-        "held_out": generate("held_out", options.held_out, kinds=options.kinds),
-        "unseen_kinds": generate("unseen_kinds", options.unseen_kinds),
-    }
-
-
 def prompts_hash(prompts: list[InstructionPrompt]) -> str:
     """SHA-256 of everything that a set of prompts says and asks."""
     return content_hash(
@@ -197,8 +186,8 @@ def prompts_hash(prompts: list[InstructionPrompt]) -> str:
     )
 
 
-def _plan(split: Split, n: int, used: tuple[str, ...]) -> tuple[list[int], dict[str, int]]:
-    """How many instructions each prompt has, and how often each kind occurs."""
+def _plan(split: Split, n: int, used: Sequence[str]) -> tuple[list[int], dict[str, int]]:
+    """How many instructions each prompt has, and how often each kind occurs (in `train` the first may once more)."""
     threes = round(_SHARE_OF_THREE * n)
     total = round(_INSTRUCTIONS_PER_PROMPT * n)
     if split == "train":
