@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from optative.core.errors import OptativeError
-from optative.generators.language.packing import Pack
+from optative.generators.language.packing import Group, Pack
 
 NAME = "optative"
 _LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
@@ -30,12 +30,12 @@ _REASONS: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
 
 
 class LayoutUnsupported(OptativeError):
-    """The model computes something that a layout does not describe; the plain path is taken in its place."""
+    """The model computes something that a layout does not describe."""
 
 
-def base_of(model: Any) -> torch.nn.Module:
+def base_of(model: Any) -> Any:
     """The Transformers module inside a `LanguageModel` or a PEFT wrapper."""
-    module = model if isinstance(model, torch.nn.Module) else model.model
+    module: Any = model if isinstance(model, torch.nn.Module) else model.model
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
@@ -45,33 +45,37 @@ def backbone_of(base: Any) -> Any:
 
 
 def why_no_layout(base: Any) -> str | None:
-    """Why the model cannot take layouts, or None; switches its attention on the first call."""
+    """Why the model cannot take layouts, or None. The first call switches its attention and tries it on two tokens."""
     if base not in _REASONS:
         _REASONS[base] = _static_reason(base)
         if _REASONS[base] is None:
             _register()
             base.set_attn_implementation(NAME)
+            _REASONS[base] = _reason_of_trial(base)
     return _REASONS[base]
 
 
 def run_backbone(base: Any, layout: Any, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
-    """Hidden states [B, T, hidden] under a layout. Raises `LayoutUnsupported`, and remembers it for this model."""
-    reason = why_no_layout(base)
-    if reason is None:
-        calls = layout.calls
-        try:
-            # A mask of four dimensions is handed through as it is, so the model builds none of its own.
-            mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids_BT.device)
-            hidden = backbone_of(base)(
-                input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False, layout=layout
-            ).last_hidden_state
-        except LayoutUnsupported as error:
-            _REASONS[base] = reason = str(error)
-        else:
-            if layout.calls - calls == base.config.get_text_config().num_hidden_layers:
-                return hidden
-            _REASONS[base] = reason = "some of its layers do not attend through the library's table"
-    raise LayoutUnsupported(reason)
+    """Hidden states [B, T, hidden] under a layout, of a model without `why_no_layout`."""
+    calls = layout.calls
+    # A mask of four dimensions is handed through as it is, so the model builds none of its own.
+    mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids_BT.device)
+    out = backbone_of(base)(
+        input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False, layout=layout
+    )
+    if layout.calls - calls != base.config.get_text_config().num_hidden_layers:
+        raise LayoutUnsupported("some of its layers do not attend through the library's table")
+    return out.last_hidden_state
+
+
+def _reason_of_trial(base: Any) -> str | None:
+    layout = PackLayout(Pack((Group((0,), ((0,),)),), (0,)), base.get_input_embeddings().weight.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            run_backbone(base, layout, layout.ids_1T, layout.positions_1T)
+    except LayoutUnsupported as error:
+        return str(error)
+    return None
 
 
 def _static_reason(base: Any) -> str | None:
@@ -219,7 +223,7 @@ class PackLayout:
                 for p0, p1, q0, q1 in self.blocks
             ]
             return torch.cat(blocks, dim=2)
-        return _Blocks.apply(query, key, value, self, settings)  # type: ignore[no-untyped-call]
+        return _Blocks.apply(query, key, value, self, settings)
 
     def _block(
         self, query: Tensor, key: Tensor, value: Tensor, settings: tuple[float, int | None, float | None, float]
@@ -266,12 +270,14 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         query, key, value = ctx.saved_tensors
         d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
+        # Processors run the backward of half-precision attention at half the speed of float32.
+        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
         for p0, p1, q0, q1 in ctx.layout.blocks:
-            q = query[:, :, q0:q1].detach().requires_grad_()
-            k, v = (_rows(t, p0, p1, q0, q1).detach().requires_grad_() for t in (key, value))
+            q = query[:, :, q0:q1].to(dtype).detach().requires_grad_()
+            k, v = (_rows(t, p0, p1, q0, q1).to(dtype).detach().requires_grad_() for t in (key, value))
             with torch.enable_grad():
                 out = ctx.layout._block(q, k, v, ctx.settings)
-            d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), grads[0][:, :, q0:q1])
+            d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), grads[0][:, :, q0:q1].to(dtype))
             d_query[:, :, q0:q1] = d_q
             for total, part in ((d_key, d_k), (d_value, d_v)):
                 total[:, :, p0:p1] += part[:, :, : p1 - p0]

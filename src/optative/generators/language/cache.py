@@ -70,17 +70,19 @@ class RowLayout:
     def leave(self, kept: list[int]) -> list[int]:
         """Keep these rows (ascending); returns which old row each new row is, the last ones filling the holes."""
         n = len(kept)
-        holes = [r for r in range(n) if r not in set(kept[:n])]
+        stay = set(kept)
+        holes = [r for r in range(n) if r not in stay]
         moved = [r for r in kept if r >= n]
         order = list(range(n))
         for hole, source in zip(holes, moved):
             order[hole] = source
         if moved:
-            to, source = torch.tensor(holes), torch.tensor(moved)
+            device = self.starts_R.device
+            to, sources = torch.tensor(holes, device=device), torch.tensor(moved, device=device)
             window = slice(self.low, self.column)
             for store in (*self.keys, *self.values):
-                store[to, :, window] = store[source, :, window]
-            self.starts_R[to] = self.starts_R[source]
+                store[to, :, window] = store[sources, :, window]
+            self.starts_R[to] = self.starts_R[sources]
         self.num_rows = n
         self.low = int(self.starts_R[:n].min()) if n else self.column
         return order

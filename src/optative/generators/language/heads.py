@@ -44,9 +44,10 @@ class Head:
         )
         self.cap = getattr(config, "final_logit_softcapping", None)
         self.vocab_size = int(self.linear.weight.shape[0])
-        if base not in _CHECKED:
-            self._check(model if isinstance(model, torch.nn.Module) else model.model, base)
-            _CHECKED[base] = True
+        module = model if isinstance(model, torch.nn.Module) else model.model
+        if module not in _CHECKED:
+            self._check(module, base)
+            _CHECKED[module] = True
 
     def __call__(self, hidden_ND: Tensor, temperature: float = 1.0) -> Tensor:
         logits_NV = self.linear(hidden_ND).float()
@@ -169,7 +170,7 @@ def _in_chunks(head: Head, hidden_ND: Tensor, compute: Compute, num_outputs: int
 
         parts = [checkpoint(compute, hidden_ND[r], r, use_reentrant=False) for r in rows]
     else:
-        return _FrozenHead.apply(hidden_ND, compute, rows, num_outputs)  # type: ignore[no-untyped-call]
+        return _FrozenHead.apply(hidden_ND, compute, rows, num_outputs)
     return tuple(torch.cat([p[k] for p in parts]) for k in range(num_outputs))
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from optative.core.errors import InputError
 from optative.generators.language import heads
 from optative.generators.language.attention import (
-    LayoutUnsupported,
     PackLayout,
     backbone_of,
     base_of,
@@ -164,10 +163,7 @@ def hidden_states(model: Any, pack: Pack, *, packed: bool = True) -> tuple[Tenso
     targets = [t for g in pack.groups for c in g.completion_ids for t in c]
     targets_N = torch.tensor(targets, device=device)
     if packed and why_no_layout(base) is None:
-        try:
-            return _packed(base, pack, device), targets_N
-        except LayoutUnsupported:
-            pass  # remembered for this model: it takes the plain path from now on
+        return _packed(base, pack, device), targets_N
     return _padded(base, pack, device), targets_N
 
 

@@ -135,7 +135,7 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _read_folder(folder: Path) -> tuple[Path, dict[str, tuple[str, str]], dict[str, str]]:
+def _read_folder(folder: Path) -> tuple[Any, dict[str, tuple[str, str]], dict[str, str]]:
     config_file = folder / "tokenizer_config.json"
     config: dict[str, Any] = {}
     if config_file.is_file():
@@ -155,7 +155,7 @@ def _read_folder(folder: Path) -> tuple[Path, dict[str, tuple[str, str]], dict[s
     return folder, named, {k: v["content"] if isinstance(v, dict) else v for k, v in tokens.items()}
 
 
-def _read_tokenizer(tokenizer: Any) -> tuple[str, dict[str, tuple[str, str]], dict[str, str]]:
+def _read_tokenizer(tokenizer: Any) -> tuple[Any, dict[str, tuple[str, str]], dict[str, str]]:
     given = getattr(tokenizer, "chat_template", None)
     entries = {"default": given} if isinstance(given, str) else dict(given or {})
     named = {name: (source, "the tokenizer's own") for name, source in entries.items()}

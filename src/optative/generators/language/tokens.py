@@ -302,10 +302,10 @@ def _end_turn(lm: Any, piece: Ids, end: bool, *, rendered: bool) -> tuple[Ids, I
         return content, rest
     if at is not None:
         closing = piece[at]
-        while content and content[-1] == closing and rendered:  # the data carried the end token as well
+        while rendered and content and content[-1] == closing:  # the data carried the end token as well
             content = content[:-1]
     else:
-        closing = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id in eos_ids else next(iter(lm.eos_ids), None)
-        if closing is None:
+        if not eos_ids:
             raise InputError("the model has no end token, so a finished answer cannot be told from a cut one")
+        closing = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id in eos_ids else lm.eos_ids[0]
     return (*content, closing), rest
