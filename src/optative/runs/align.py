@@ -31,7 +31,7 @@ from optative.generators.language.tokens import PromptTooLong, Truncation, Trunc
 from optative.optimizers.preference import EncodedPair, pair_logps, windows
 from optative.optimizers.watch import training_warnings
 from optative.runs.finish import finish
-from optative.runs.job import Job, Run
+from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.options import Align
 from optative.runs.practise import reference_stage, train_stage
 
@@ -88,7 +88,8 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
         options.file, folder.stages / "table", format=options.format, on_bad_record=options.on_bad_record
     )
     events.say(f"  {name}: {table.format}, {table.counts}")
-    lm = load_language_model(options.model, dtype=options.dtype, template=options.template)
+    dtype = settled_dtype(folder, options.dtype)
+    lm = load_language_model(options.model, dtype=dtype, template=options.template)
     job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed})
     training, held_out = _split(job, table, options)
     add_lora(lm, options.lora, seed=options.seed)

@@ -60,7 +60,7 @@ def evaluate(
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens or LONGEST["ifeval" if ifeval else "own"], temperature=0.0
     )
-    name, identity, environment, answer = _answerer(
+    name, identity, environment, open_source = _source(
         model,
         settings,
         adapter=adapter,
@@ -81,6 +81,11 @@ def evaluate(
     )
     with folder.claim(options, json.dumps(options, indent=2) + "\n"):
         stages = Stages(folder.stages, environment, events)
+        draw = open_source(folder.stages)
+
+        def answer(part: Sequence[InstructionPrompt], progress: Progress) -> list[dict[str, Any]]:
+            return [_row(own[0]) for own in draw(part, progress)]
+
         rows = []
         for split, prompts in splits.items():
             key = stages.key(f"answers-{split}", 1, [options, [p.id for p in prompts]])
@@ -106,10 +111,11 @@ def evaluate(
     return {**result, "folder": str(folder.path)}
 
 
-Answer = Callable[[Sequence[InstructionPrompt], Callable[[int, int], None]], list[dict[str, Any]]]
+Progress = Callable[[int, int], None]
+Draw = Callable[[Sequence[InstructionPrompt], Progress], list[list[Any]]]
 
 
-def _answerer(
+def _source(
     model: str,
     settings: SamplingSettings,
     *,
@@ -118,8 +124,8 @@ def _answerer(
     api_key_env: str | None,
     dtype: str,
     template: str | None,
-) -> tuple[str, Any, dict[str, Any], Answer]:
-    """Name, identity, environment and the function that answers a chunk of prompts."""
+) -> tuple[str, Any, dict[str, Any], Callable[[Path], Draw]]:
+    """Name, identity, environment, and what opens the source of answers in the folder of the stages."""
     if model.startswith(("http://", "https://")):
         from optative.generators.language.endpoint import EndpointModel
         from optative.generators.options import EndpointOptions
@@ -128,11 +134,15 @@ def _answerer(
             raise InputError("an endpoint takes neither --adapter nor --template; it has its own weights and template")
         if endpoint_model is None:
             raise InputError("name the model at the endpoint", field="--endpoint-model")
-        endpoint = EndpointModel(EndpointOptions(url=model, model=endpoint_model, api_key_env=api_key_env))
-        name, identity, environment = endpoint_model, {"endpoint": model}, {"endpoint": True}
+        options = EndpointOptions(url=model, model=endpoint_model, api_key_env=api_key_env)
+        name, environment = endpoint_model, {"endpoint": True}
+        identity: dict[str, str | None] = {"endpoint": model}
 
-        def draw(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[list[Any]]:
-            return endpoint.sample([as_messages(p) for p in prompts], 1, settings, seed=0, progress=progress)
+        def open_source(home: Path) -> Draw:
+            endpoint = EndpointModel(options, journal=home / "endpoint.jsonl")  # a killed evaluation pays nothing twice
+            return lambda prompts, progress: endpoint.sample(
+                [as_messages(p) for p in prompts], 1, settings, seed=0, progress=progress
+            )
 
     else:
         from optative.generators.language.adapters import merged
@@ -143,22 +153,17 @@ def _answerer(
         name, identity = lm.name, {"base": lm.fingerprint, "adapter": weights, "template": lm.template.hash}
         environment = moving_facts(str(lm.dtype), lm.device.type)
 
-        def draw(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[list[Any]]:
+        def draw(prompts: Sequence[InstructionPrompt], progress: Progress) -> list[list[Any]]:
+            messages, keys = [as_messages(p) for p in prompts], [p.id for p in prompts]
             with merged(lm):
-                return sample(
-                    lm,
-                    [as_messages(p) for p in prompts],
-                    1,
-                    settings,
-                    seed=0,
-                    keys=[p.id for p in prompts],
-                    progress=progress,
-                )
+                return sample(lm, messages, 1, settings, seed=0, keys=keys, progress=progress)
 
-    def answer(prompts: Sequence[InstructionPrompt], progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-        return [
-            {"completion": own[0].text, "finish_reason": own[0].finish_reason, "num_tokens": len(own[0].ids or ())}
-            for own in draw(prompts, progress)
-        ]
+        def open_source(home: Path) -> Draw:
+            return draw
 
-    return name, identity, environment, answer
+    return name, identity, environment, open_source
+
+
+def _row(answer: Any) -> dict[str, Any]:
+    tokens = getattr(answer, "num_tokens", len(answer.ids))  # an endpoint counts tokens, but keeps their ids to itself
+    return {"completion": answer.text, "finish_reason": answer.finish_reason, "num_tokens": tokens}

@@ -30,6 +30,13 @@ class Run:
     why: str = ""
 
 
+def settled_dtype(folder: RunFolder, asked: str) -> str:
+    """`auto` is measured once a run: a resumed one keeps what was chosen, whatever the machine is busy with now."""
+    if asked == "auto" and folder.manifest.exists():
+        return str(read_json(folder.manifest)["dtype"])
+    return asked
+
+
 @dataclass
 class Job:
     """One run at work."""
@@ -47,11 +54,11 @@ class Job:
     def __post_init__(self) -> None:
         lm, events = self.lm, self.events
         self.stages = Stages(self.folder.stages, moving_facts(str(lm.dtype), lm.device.type), events)
-        for line in (f"model {lm.name}: {lm.dtype_reason}", *lm.notes):
+        older = read_json(self.folder.manifest) if self.folder.manifest.exists() else {}
+        started = older.get("started", datetime.now(UTC).isoformat(timespec="seconds"))
+        reason = older.get("dtype_reason", lm.dtype_reason)
+        for line in (f"model {lm.name}: {reason}", *lm.notes):
             events.say(f"  {line}")
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        if self.folder.manifest.exists():
-            started = read_json(self.folder.manifest)["started"]
         self.manifest |= {
             "started": started,
             "finished": None,
@@ -65,7 +72,7 @@ class Job:
                 "notes": list(lm.notes),
             },
             "dtype": str(lm.dtype).removeprefix("torch."),
-            "dtype_reason": lm.dtype_reason,
+            "dtype_reason": reason,
         }
         write_json(self.folder.manifest, self.manifest)
 

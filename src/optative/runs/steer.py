@@ -24,10 +24,11 @@ from optative.generators.language.tokens import encode_prompt
 from optative.objectives.instructions.check import InstructionPrompt
 from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.kinds import TRAINED_KINDS
+from optative.objectives.instructions.text import measured_with
 from optative.optimizers.watch import training_warnings
 from optative.runs.answers import answers, as_messages, judged
 from optative.runs.finish import finish, verdict
-from optative.runs.job import Job, Run
+from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.practise import practise
 from optative.runs.spec import Spec, load_spec
 from optative.runs.stages import chunked
@@ -76,7 +77,8 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
             "held_out": generate("held_out", wanted.held_out, kinds=wanted.kinds),
             "unseen_kinds": generate("unseen_kinds", wanted.unseen_kinds),
         }
-    lm = open_language_model(spec.generator)
+    dtype = settled_dtype(folder, spec.generator.dtype)
+    lm = open_language_model(spec.generator.model_copy(update={"dtype": dtype}))
     job = Job(folder, lm, events, {"name": spec.name, "key": spec.key[:8], "kind": "run", "seed": spec.seed})
 
     base = _evaluate(job, spec, "base", splits, lm.fingerprint)
@@ -113,6 +115,7 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
             "trained_on": [f"{len(practice)} prompts with verifiable instructions (hash {practised_on})"],
             "trained_kinds": list(trained_kinds),
             "measured_by": sorted({m["measured_by"] for m in evaluation["metrics"]}),
+            "measured_with": measured_with(),
             "data": facts,
         }
     )

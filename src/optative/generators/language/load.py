@@ -209,8 +209,6 @@ def load_language_model(
     if adapter is not None:
         lm.notes += _check_extras(lm, Path(adapter))
         load_adapter(lm, adapter)
-    for note in lm.notes:
-        log.info("%s", note)
     return lm
 
 

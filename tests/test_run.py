@@ -1,0 +1,177 @@
+"""The main job end to end on a tiny model: the contract of the run folder, resume after kill -9, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_models import save_tiny_model
+
+import optative
+from optative.core.errors import InputError
+from optative.core.events import Silent
+
+KINDS = [
+    "keywords:forbidden_words",
+    "keywords:letter_frequency",
+    "length_constraints:number_words",
+    "punctuation:exclamation_marks",
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-base", max_position_embeddings=2048)
+
+
+def spec(tiny: Path, **changes: object) -> dict:
+    raw = {
+        "name": "tiny",
+        "objective": {"verifiable_instructions": {"train": 16, "held_out": 24, "unseen_kinds": 24, "kinds": KINDS}},
+        "generator": {"language_model": {"model": str(tiny), "dtype": "float32", "lora": {"rank": 4}}},
+        "feedback": {"on_policy": {"rounds": 2, "samples_per_prompt": 6, "max_new_tokens": 16}},
+        "optimizer": {"dpo": {"learning_rate": 0.01, "units_per_step": 4, "checkpoint_every": 1, "epochs": 2}},
+        "seed": 0,
+    }
+    return {**raw, **changes}
+
+
+def evidence(folder: Path) -> dict[str, bytes]:
+    """All that must be bit-equal after a resume."""
+    names = ("metrics.jsonl", "evaluation.json", "samples.jsonl", "adapter/adapter_model.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return optative.run(spec(tiny), out=folder, events=Silent()).folder
+
+
+def test_the_run_folder_keeps_its_contract(whole: Path) -> None:
+    evaluation = json.loads((whole / "evaluation.json").read_text())
+    fields = {"name", "split", "base", "steered", "difference", "interval", "level", "n", "measured_by", "independence"}
+    assert all(fields <= set(metric) for metric in evaluation["metrics"])
+    assert {m["split"] for m in evaluation["metrics"]} == {"held_out", "unseen_kinds"}
+    assert {m["independence"] for m in evaluation["metrics"]} <= {"independent", "same_rule_held_out"}
+    steps = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    assert {line["round"] for line in steps} == {1, 2}
+    assert steps[0]["rewards/margins"] == 0.0
+    assert steps[0]["rewards/accuracies"] == 0.5
+    for name in ("spec.yaml", "resolved.json", "manifest.json", "samples.jsonl", "report.html", "README.md"):
+        assert (whole / name).stat().st_size > 0
+    assert (whole / "adapter" / "adapter_config.json").exists()
+    assert (whole / "model" / "config.json").exists()
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["trained_on"]
+    assert manifest["measured_by"]
+    assert manifest["wall_seconds"]
+    samples = [json.loads(line) for line in (whole / "samples.jsonl").open()]
+    assert len([s for s in samples if s["split"] == "train"]) == 16 * 6
+    assert {(s["split"], s["model"]) for s in samples if s["stage"] == "evaluation"} == {
+        (split, model) for split in ("held_out", "unseen_kinds") for model in ("base", "steered")
+    }
+    assert not any(
+        str(whole.parent) in (whole / name).read_text() for name in ("README.md", "report.html", "manifest.json")
+    )
+
+
+def test_accuracy_can_be_counted_again_from_the_samples(whole: Path) -> None:
+    samples = [json.loads(line) for line in (whole / "samples.jsonl").open()]
+    for metric in json.loads((whole / "evaluation.json").read_text())["metrics"]:
+        if metric["name"] == "prompt_accuracy":
+            for side in ("base", "steered"):
+                own = [s for s in samples if (s["split"], s["model"]) == (metric["split"], side)]
+                assert len(own) == metric["n"]
+                assert metric[side] == pytest.approx(np.mean([all(c["followed"] for c in s["checks"]) for s in own]))
+
+
+def test_training_moved_the_weights_and_not_the_base(whole: Path, tiny: Path) -> None:
+    from safetensors.torch import load_file
+
+    adapter = load_file(whole / "adapter" / "adapter_model.safetensors")
+    assert max(float(v.abs().max()) for k, v in adapter.items() if "lora_B" in k) > 1e-4
+    base, merged = load_file(tiny / "model.safetensors"), load_file(whole / "model" / "model.safetensors")
+    assert torch.equal(base["model.embed_tokens.weight"], merged["model.embed_tokens.weight"])
+    assert not torch.equal(base["model.layers.0.mlp.up_proj.weight"], merged["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tiny: Path, whole: Path, tmp_path: Path) -> None:
+    again = optative.run(spec(tiny), out=tmp_path / "again", events=Silent()).folder
+    assert evidence(again) == evidence(whole)
+    other = optative.run(spec(tiny, seed=1), out=tmp_path / "other", events=Silent()).folder
+    assert evidence(other)["metrics.jsonl"] != evidence(whole)["metrics.jsonl"]
+    held_out = [
+        {s["id"]: s["prompt"] for s in map(json.loads, (folder / "samples.jsonl").open()) if s["split"] == "held_out"}
+        for folder in (whole, other)
+    ]
+    assert held_out[0] == held_out[1]
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import optative
+from optative.core.events import Silent
+count, die_at, real = 0, int(sys.argv[3]), os.fsync
+def fsync(handle):
+    global count
+    count += 1
+    if count == die_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(handle)
+os.fsync = fsync
+optative.run(Path(sys.argv[1]), out=sys.argv[2], events=Silent())
+print(count)
+"""
+
+
+def test_kill_9_at_five_random_moments_then_resume(tiny: Path, whole: Path, tmp_path: Path) -> None:
+    """Killed before one of its writes to the disk, again and again in the same folder; each attempt gets further."""
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec(tiny)))
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+    def attempt(folder: str, die_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", CHILD, str(tmp_path / "spec.yaml"), str(tmp_path / folder), str(die_at)]
+        return subprocess.run(command, capture_output=True, text=True, env=threads)
+
+    rng = np.random.default_rng(7)
+    for number, die_at in enumerate(rng.integers(4, 14, size=5)):
+        killed = attempt("cut", int(die_at))
+        assert killed.returncode == -signal.SIGKILL, (number, killed.stderr)
+    done = attempt("cut", 0)
+    assert done.returncode == 0, done.stderr
+    assert evidence(tmp_path / "cut") == evidence(whole)
+
+
+def test_a_second_call_computes_nothing_and_another_spec_is_refused(tiny: Path, whole: Path) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in (whole / "stages").iterdir() if "judgements" not in p.name}
+    optative.run(spec(tiny), out=whole, events=Silent())
+    assert before == {p.name: p.stat().st_mtime_ns for p in (whole / "stages").iterdir() if "judgements" not in p.name}
+    kept = evidence(whole)
+    with pytest.raises(InputError, match=r"optimizer\.beta: 0\.1 -> 0\.3"):
+        optative.run(spec(tiny, optimizer={"dpo": {**spec(tiny)["optimizer"]["dpo"], "beta": 0.3}}), out=whole)
+    assert evidence(whole) == kept
+
+
+def test_a_criterion_that_is_not_met_is_said(tiny: Path, tmp_path: Path) -> None:
+    asked = spec(tiny, require={"metric": "prompt_accuracy", "smallest_difference": 0.99})
+    done = optative.run(asked, out=tmp_path / "r", events=Silent())
+    assert not done.met
+    assert "asked: at least +0.990" in done.why
+    assert json.loads((tmp_path / "r" / "evaluation.json").read_text())["criteria"][0]["met"] is False
+
+
+def test_a_prompt_longer_than_the_context_stops_before_any_work(tmp_path: Path) -> None:
+    short = save_tiny_model(tmp_path / "short", max_position_embeddings=64)
+    with pytest.raises(InputError, match="do not fit into the model's context"):
+        optative.run(spec(short), out=tmp_path / "r", events=Silent())
