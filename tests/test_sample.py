@@ -17,10 +17,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from language_models import FAMILIES, chain, family, wrap
 from optative.core.errors import InputError
 from optative.generators.language import cache
+from optative.generators.language import sample as sampling
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import Completion, SamplingSettings, draw, sample
 from optative.generators.language.score import score
-from optative.generators.language.tokens import encode_completion, encode_prompt
+from optative.generators.language.tokens import Truncation, TruncationCounts, encode_completion, encode_prompt
 from tiny_models import make_tokenizer
 
 GREEDY = {"temperature": 0.0}
@@ -282,6 +283,36 @@ def test_close_calls_are_counted():
     for number, close in ((0.25 + 1e-7, True), (0.3, False)):
         drawn = draw(logits, torch.tensor([number], dtype=torch.float64), SamplingSettings())
         assert (float(drawn.margins[0]) < 1e-5) is close
+
+
+def test_top_p_beyond_the_first_candidates(monkeypatch):
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(0))
+    asked = SamplingSettings(top_p=0.95)
+    numbers = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    right = draw(logits, numbers, asked)
+    monkeypatch.setattr(sampling, "CANDIDATES", 3)
+    found = draw(logits, numbers, asked)
+    assert found.tokens.tolist() == right.tokens.tolist()
+    assert found.sampling_logps.tolist() == right.sampling_logps.tolist()
+
+
+# ---- one truncation rule
+
+
+def test_truncation_is_that_of_training():
+    lm, counts = small(), TruncationCounts()
+    asked = SamplingSettings(max_new_tokens=10)
+    rule = Truncation(max_length=16, on_long_prompt="truncate_left")
+    prompts = ["a" * 6, "a" * 12 + "bcdefgh" * 2]
+    found = sample(lm, prompts, 1, asked, seed=0, truncation=rule, counts=counts)
+    assert [len(own[0].ids) for own in found] == [10, 8]
+    assert (counts.prompts_cut, counts.prompt_tokens_cut) == (1, 18)
+    whole = sample(lm, [prompts[1][-8:]], 1, asked, seed=0)
+    assert found[1][0].ids == whole[0][0].ids[:8]
+    with pytest.raises(InputError, match="no room for an answer"):
+        sample(lm, prompts, 1, asked, seed=0, truncation=Truncation(max_length=16))
+    (shorter,) = sample(lm, ["a" * 14], 1, asked, seed=0, truncation=rule)
+    assert (len(shorter[0].ids), shorter[0].finish_reason) == (2, "length")
 
 
 # ---- what is refused

@@ -29,15 +29,16 @@ from optative.core.errors import InputError
 from optative.core.ids import content_hash
 from optative.core.rng import uniforms
 from optative.generators.language.attention import base_of, why_no_layout
-from optative.generators.language.cache import CachedRows, PlainRows, Prefix
+from optative.generators.language.cache import SLACK, CachedRows, PlainRows, Prefix
 from optative.generators.language.heads import Head
 from optative.generators.language.packing import Ids
-from optative.generators.language.tokens import Text, encode_prompt
+from optative.generators.language.tokens import Text, Truncation, TruncationCounts, encode_prompt, start_ids
 
 PREFILL_TOKENS = 2048
 CLOSE, CLOSE_GREEDY = 1e-5, 1e-4  # of probability, of logits; in float32
 COARSER = 1000  # times that in the half-precision dtypes
 BLOCK = 256  # tokens of the vocabulary that are summed together
+CANDIDATES = 512  # most likely tokens that are looked at first for top_p
 DRAW_ROWS = 8  # rows at a time, so that their weights stay in the processor's cache
 
 
@@ -73,6 +74,8 @@ def sample(
     seed: int,
     keys: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    truncation: Truncation | None = None,
+    counts: TruncationCounts | None = None,
     max_rows: int = 96,
     memory_bytes: int = 1 << 30,
 ) -> list[list[Completion]]:
@@ -80,8 +83,9 @@ def sample(
 
     `keys` name the prompts for the random numbers; by default a prompt's own tokens do, so that two equal prompts
     without keys get equal samples. `progress(done, total)` counts completions. At most `max_rows` rows run together,
-    fewer when their keys and values would need more than `memory_bytes`. Raises `InputError` before any work when a
-    prompt and `max_new_tokens` do not fit into the model's context.
+    fewer when their keys and values would need more than `memory_bytes`. With `truncation` prompts are cut or refused
+    as in training, and a completion ends where its training would cut it. Raises `InputError` before any work when a
+    prompt and its completion do not fit into the model's context.
     """
     if n < 1:
         raise InputError("no completions asked for", field="n", found=n, expected="1 or more")
@@ -93,17 +97,20 @@ def sample(
         raise InputError("an empty stop string would end every completion at once", field="stop", found=settings.stop)
     if keys is not None and len(keys) != len(prompts):
         raise InputError("one key for each prompt", field="keys", found=len(keys), expected=str(len(prompts)))
-    encoded = [encode_prompt(lm, p) for p in prompts]
-    for i, ids in enumerate(encoded):
-        if len(ids) + settings.max_new_tokens > lm.context_length:
+    jobs = []
+    for i, prompt in enumerate(prompts):
+        ids, limit = encode_prompt(lm, prompt), settings.max_new_tokens
+        if truncation is not None:
+            ids = truncation.fit_prompt(ids, limit, counts=counts, start=start_ids(lm))
+            limit = min(limit, truncation.max_length - len(ids))
+        if len(ids) + limit > lm.context_length:
             name = f"prompt {i}" if keys is None else f"prompt {i} ({keys[i]})"
             raise InputError(
                 f"{name} and its completion do not fit into the model's context",
-                found=f"{len(ids)} + max_new_tokens {settings.max_new_tokens}",
+                found=f"{len(ids)} + max_new_tokens {limit}",
                 expected=f"at most {lm.context_length} tokens",
             )
-    names = list(keys) if keys is not None else [content_hash(list(ids)) for ids in encoded]
-    jobs = [_Job(i, ids, name) for i, (ids, name) in enumerate(zip(encoded, names))]
+        jobs.append(_Job(ids, limit, content_hash(list(ids)) if keys is None else keys[i]))
     run = _Run(lm, settings, n, seed, max_rows, memory_bytes, progress, total=len(jobs) * n)
     training = [m for m in base_of(lm).modules() if m.training]
     base_of(lm).eval()
@@ -119,8 +126,8 @@ def sample(
 
 @dataclass(slots=True)
 class _Job:
-    index: int
     ids: Ids
+    limit: int  # most new tokens
     key: str
     done: dict[int, Completion] = field(default_factory=dict)
 
@@ -202,7 +209,7 @@ class _Run:
         config = self.base.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        width = longest_prompt + self.settings.max_new_tokens
+        width = longest_prompt + self.settings.max_new_tokens + SLACK
         itemsize = next(self.base.parameters()).element_size()
         return max(1, self.memory_bytes // (2 * config.num_hidden_layers * heads * size * width * itemsize))
 
@@ -215,7 +222,7 @@ class _Run:
             num_tokens += len(jobs[-1].ids)
         hidden, prefixes = rows.prefill([j.ids for j in jobs])
         started = [
-            _Row(job, i, uniforms(self.settings.max_new_tokens, self.seed, "sample", job.key, i), prefix)
+            _Row(job, i, uniforms(job.limit, self.seed, "sample", job.key, i), prefix)
             for job, prefix in zip(jobs, prefixes)
             for i in range(self.n)
         ]
@@ -245,7 +252,7 @@ class _Run:
             reason, text = "eos", self._text(row.ids[:-1])
         elif self.settings.stop and self._near_stop(row.ids) and (found := self._stop(row.ids)) is not None:
             reason, text = "stop", found
-        elif len(row.ids) == self.settings.max_new_tokens:
+        elif len(row.ids) == row.job.limit:
             # A character whose last bytes were not reached is not part of the text.
             reason, text = "length", self._text(row.ids).rstrip("\ufffd")
         else:
@@ -349,18 +356,27 @@ def _first_beyond(cumulative_BK: Tensor, aim_B1: Tensor, total_B1: Tensor) -> Te
 
 
 def _filtered(logits_BV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Logits with -inf for the tokens that `top_k` and `top_p` leave out."""
+    """Logits with -inf for the tokens that `top_k` and `top_p` leave out. Only as many are sorted as are needed."""
     vocabulary = logits_BV.shape[-1]
     top_k = settings.top_k if 0 < settings.top_k < vocabulary else vocabulary
     if top_k == vocabulary and settings.top_p == 1:
         return logits_BV
-    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
-    sorted_BV, order_BV = sorted_BV[:, :top_k], order_BV[:, :top_k]
-    probabilities = sorted_BV.softmax(-1, dtype=torch.float64)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = torch.where(
-        (before < settings.top_p) if settings.top_p < 1 else torch.ones_like(before, dtype=torch.bool),
-        sorted_BV,
-        float("-inf"),
-    )
-    return torch.full_like(logits_BV, float("-inf")).scatter(-1, order_BV, kept)
+    candidates = top_k if top_k < vocabulary else min(CANDIDATES, vocabulary)
+    values_BC = logits_BV.topk(candidates, dim=-1).values
+    num_kept_B1 = torch.full((len(logits_BV), 1), candidates, device=logits_BV.device)
+    if settings.top_p < 1:
+        total_B1 = (values_BC if top_k < vocabulary else logits_BV).logsumexp(-1, keepdim=True)
+        while True:
+            reached_BC = (values_BC - total_B1).exp().cumsum(-1, dtype=torch.float64)
+            if candidates == top_k or bool((reached_BC[:, -1] >= settings.top_p).all()):
+                break
+            candidates = min(8 * candidates, vocabulary)
+            values_BC = logits_BV.topk(candidates, dim=-1).values
+        # The token that reaches top_p is kept, so one more than the places before it.
+        num_kept_B1 = (1 + (reached_BC < settings.top_p).sum(-1, keepdim=True)).clamp(max=candidates)
+    least_B1 = values_BC.gather(-1, num_kept_B1 - 1)
+    above_BV, equal_BV = logits_BV > least_B1, logits_BV == least_B1
+    room_B1 = num_kept_B1 - above_BV.sum(-1, keepdim=True)
+    if bool((equal_BV.sum(-1, keepdim=True) > room_B1).any()):
+        equal_BV &= equal_BV.cumsum(-1) <= room_B1
+    return torch.where(above_BV | equal_BV, logits_BV, float("-inf"))

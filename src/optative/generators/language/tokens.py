@@ -34,6 +34,7 @@ __all__ = [
     "encode_group",
     "encode_prompt",
     "encode_turns",
+    "start_ids",
 ]
 
 
@@ -93,7 +94,7 @@ def encode_group(
     if counts is not None:
         counts.merged_borders += sum(border_is_merged(lm, prompt, c) for c in completions)
     if truncation is not None:
-        prompt_ids, turns = truncation.apply(prompt_ids, turns, counts=counts, start=_start(lm.tokenizer))
+        prompt_ids, turns = truncation.apply(prompt_ids, turns, counts=counts, start=start_ids(lm))
     masks = None if all(all(mask) for _, mask in turns) else tuple(mask for _, mask in turns)
     return Group(prompt_ids, tuple(ids for ids, _ in turns), masks)
 
@@ -132,26 +133,35 @@ class Truncation(Config):
         Raises `PromptTooLong`.
         """
         counts = counts if counts is not None else TruncationCounts()
-        counts.prompts += 1
+        longest = max((len(ids) for ids, _ in turns), default=1)
+        prompt_ids = self.fit_prompt(prompt_ids, longest, counts=counts, start=start)
         counts.answers += len(turns)
-        if len(prompt_ids) >= self.max_length:
-            if self.on_long_prompt == "error":
-                counts.prompts_refused += 1
-                raise PromptTooLong(
-                    "the prompt leaves no room for an answer",
-                    field="prompt",
-                    found=f"{len(prompt_ids)} tokens",
-                    expected=f"fewer than max_length = {self.max_length}",
-                )
-            room = min(max((len(ids) for ids, _ in turns), default=1), self.max_length // 2)
-            prompt_ids, cut = cut_left(prompt_ids, self.max_length - room, start)
-            counts.prompts_cut += 1
-            counts.prompt_tokens_cut += cut
         keep = self.max_length - len(prompt_ids)
         lost = [max(0, len(ids) - keep) for ids, _ in turns]
         counts.answers_cut += sum(n > 0 for n in lost)
         counts.answer_tokens_cut += sum(lost)
         return prompt_ids, [(ids[:keep], mask[:keep]) for ids, mask in turns]
+
+    def fit_prompt(
+        self, prompt_ids: Ids, longest_answer: int, *, counts: TruncationCounts | None = None, start: Ids = ()
+    ) -> Ids:
+        """The prompt as it is, or cut on its left, or `PromptTooLong`; sampling uses this part of the rule alone."""
+        counts = counts if counts is not None else TruncationCounts()
+        counts.prompts += 1
+        if len(prompt_ids) < self.max_length:
+            return prompt_ids
+        if self.on_long_prompt == "error":
+            counts.prompts_refused += 1
+            raise PromptTooLong(
+                "the prompt leaves no room for an answer",
+                field="prompt",
+                found=f"{len(prompt_ids)} tokens",
+                expected=f"fewer than max_length = {self.max_length}",
+            )
+        kept, cut = cut_left(prompt_ids, self.max_length - min(longest_answer, self.max_length // 2), start)
+        counts.prompts_cut += 1
+        counts.prompt_tokens_cut += cut
+        return kept
 
 
 class PromptTooLong(InputError):
@@ -205,12 +215,13 @@ def _encode(tokenizer: Any, text: str) -> Ids:
 
 
 def _with_start(tokenizer: Any, text: str) -> Ids:
-    ids, start = _encode(tokenizer, text), _start(tokenizer)
+    ids, start = _encode(tokenizer, text), _traits(tokenizer).start
     return ids if ids[: len(start)] == start else start + ids
 
 
-def _start(tokenizer: Any) -> Ids:
-    return _traits(tokenizer).start
+def start_ids(lm: Any) -> Ids:
+    """What the tokenizer itself writes in front of any text."""
+    return _traits(lm.tokenizer).start
 
 
 @dataclass(frozen=True, slots=True)
