@@ -128,6 +128,29 @@ def test_a_finished_turn_has_one_end_token_and_nothing_behind_it():
     assert lm.tokenizer.decode(without) == "A mathematician.\n<|im_end|>", "a template without end token gets one"
 
 
+@pytest.mark.parametrize(
+    "tail", ["<|im_end|>\n", "<|im_end|><|endoftext|>", "<|im_end|>\n<|endoftext|>\n", "<|endoftext|>"]
+)
+def test_the_first_end_token_is_where_a_model_stops(tail):
+    tokenizer = make_tokenizer()
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + tail + "{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    lm = wrap(None, tokenizer, template=template, eos_ids=(256, 258))
+    answer = [{"role": "assistant", "content": "no <|im_end|> yet\n\n"}]
+    stop = "<|im_end|>" if tail.startswith("<|im") else "<|endoftext|>"
+    assert tokenizer.decode(encode_completion(lm, USER, answer)) == "no <|im_end|> yet\n\n" + stop
+
+
+def test_no_end_token_is_put_between_turns():
+    lm = wrap(None, make_tokenizer(), template=CHATML.replace("<|im_end|>", "|"))
+    second = [{"role": "user", "content": "Born?"}]
+    ids, mask = encode_turns(lm, USER, [*ANSWER, *second, {"role": "assistant", "content": "1815."}])
+    later = encode_prompt(lm, USER + ANSWER + second)
+    assert (encode_prompt(lm, USER) + ids)[: len(later)] == later
+    assert ids.count(lm.tokenizer.eos_token_id) == 1
+    assert mask[-1]
+
+
 def test_inner_turns_of_others_carry_no_loss():
     lm = wrap(None, make_tokenizer())
     completion = [*ANSWER, {"role": "user", "content": "Born?"}, {"role": "assistant", "content": "1815."}]

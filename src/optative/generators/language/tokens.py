@@ -64,17 +64,17 @@ def encode_turns(lm: Any, prompt: Text, completion: Text, *, end: bool = True) -
         raise InputError(
             "prompt and completion must both be text or both be messages", field="completion", found=completion
         )
+    pieces = [(completion, True)] if isinstance(completion, str) else _turns(lm, prompt, completion)
     ids: list[int] = []
     mask: list[bool] = []
-    pieces = [(completion, True)] if isinstance(completion, str) else _turns(lm, prompt, completion)
     for i, (text, carries_loss) in enumerate(pieces):
         piece = encode_apart(lm.tokenizer, text)
         if carries_loss:
-            last = i == len(pieces) - 1
-            turn, rest = _end_turn(lm, piece, end or not last, rendered=not isinstance(completion, str))
-            ids += turn
-            mask += [True] * len(turn)
-            piece = () if last else rest
+            content, closing, piece = _split_end(lm, piece)
+            if i == len(pieces) - 1:
+                closing, piece = (closing or _own_end(lm)) if end else (), ()
+            ids += content + closing
+            mask += [True] * len(content + closing)
         ids += piece
         mask += [False] * len(piece)
     return tuple(ids), tuple(mask)
@@ -88,7 +88,7 @@ def encode_group(
     truncation: Truncation | None = None,
     counts: TruncationCounts | None = None,
 ) -> Group:
-    """A prompt and its completions, ready for `packing.plan`. Raises `InputError` for an empty completion."""
+    """A prompt and its completions, ready for `packing.plan`. Raises `PromptTooLong` as `truncation` says."""
     prompt_ids = encode_prompt(lm, prompt)
     turns = [encode_turns(lm, prompt, c) for c in completions]
     if counts is not None:
@@ -296,27 +296,24 @@ def _turns(lm: Any, prompt: Any, completion: Any) -> list[tuple[str, bool]]:
     return pieces
 
 
-def _end_turn(lm: Any, piece: Ids, end: bool, *, rendered: bool) -> tuple[Ids, Ids]:
-    """Split a turn behind its end token, or before it with `end=False`; what follows the end token comes second.
+def _split_end(lm: Any, piece: Ids) -> tuple[Ids, Ids, Ids]:
+    """A turn's content, its end token if it has one, and what stands behind that.
 
-    Only space may stand between the last end token of a rendered turn and the turn's end; an end token further left
-    belongs to the content. A turn without any gets the tokenizer's own.
+    The end token is the first of those that only space and other end tokens follow: the model stops there. An end token
+    further left belongs to the content.
     """
-    eos_ids = set(lm.eos_ids)
-    at = next((i for i in range(len(piece) - 1, -1, -1) if piece[i] in eos_ids), None)
-    if at is not None:
-        behind = lm.tokenizer.decode(list(piece[at + 1 :]), clean_up_tokenization_spaces=False)
-        if (rendered and behind.strip()) or (not rendered and behind):
-            at = None
-    content, rest = (piece, ()) if at is None else (piece[:at], piece[at + 1 :])
-    if not end:
-        return content, rest
-    if at is not None:
-        closing = piece[at]
-        while rendered and content and content[-1] == closing:  # the data carried the end token as well
-            content = content[:-1]
-    else:
-        if not eos_ids:
-            raise InputError("the model has no end token, so a finished answer cannot be told from a cut one")
-        closing = lm.tokenizer.eos_token_id if lm.tokenizer.eos_token_id in eos_ids else lm.eos_ids[0]
-    return (*content, closing), rest
+    at = len(piece)
+    for i in range(len(piece) - 1, -1, -1):
+        if piece[i] in lm.eos_ids:
+            at = i
+        elif lm.tokenizer.decode([piece[i]], clean_up_tokenization_spaces=False).strip():
+            break
+    return piece[:at], piece[at : at + 1], piece[at + 1 :]
+
+
+def _own_end(lm: Any) -> Ids:
+    """The end token for a turn whose template writes none."""
+    if not lm.eos_ids:
+        raise InputError("the model has no end token, so a finished answer cannot be told from a cut one")
+    own = lm.tokenizer.eos_token_id
+    return (own if own in lm.eos_ids else lm.eos_ids[0],)
