@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_models import save_tiny_model
 
 import optative
 from optative.core.errors import InputError
 from optative.core.events import Silent
+from tiny_models import save_tiny_model
 
 KINDS = [
     "keywords:forbidden_words",

@@ -1,0 +1,150 @@
+"""Alignment on a person's own file, on a tiny model: the contract, what is left out, resume after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from optative.cli.main import main
+from optative.core.errors import InputError
+from optative.core.events import Silent
+from optative.core.files import read_jsonl
+from optative.runs.align import align
+from optative.runs.options import Align, align_options
+from tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", max_position_embeddings=512)
+
+
+def pairs_file(folder: Path, n: int = 40, extra: list[dict] | None = None) -> Path:
+    """A preference that can be learnt: the answer in capitals is the worse one."""
+    words = ["river", "stone", "cloud", "apple", "train", "music", "night", "paper"]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Say {words[i % 8]} {i}."}],
+            "chosen": [{"role": "assistant", "content": words[(i * 3) % 8]}],
+            "rejected": [{"role": "assistant", "content": words[(i * 5 + 1) % 8].upper()}],
+        }
+        for i in range(n)
+    ]
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows + (extra or [])))
+    return path
+
+
+def options(path: Path, tiny: Path, **more: object) -> Align:
+    raw = {"file": str(path), "model": str(tiny), "dtype": "float32", "held_out": 0.25, "lora": {"rank": 4}}
+    dpo = {"learning_rate": 0.01, "units_per_step": 6, "epochs": 3, "checkpoint_every": 2, "eval_every": 5}
+    return Align.model_validate({**raw, "dpo": dpo, **more})
+
+
+def test_align_learns_the_preference_and_says_who_measured(tiny: Path, tmp_path: Path) -> None:
+    done = align(options(pairs_file(tmp_path), tiny), out=tmp_path / "run", events=Silent())
+    found = {m["name"]: m for m in done.evaluation["metrics"]}
+    assert found["reward_accuracy"]["steered"] > 0.9 > found["reward_accuracy"]["base"] == 0.5
+    assert found["ranking_accuracy"]["independence"] == "same_rule_held_out"
+    lines = list(read_jsonl(done.folder / "metrics.jsonl"))
+    assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-6)  # case 14: the policy starts where its reference is
+    assert lines[0]["rewards/chosen"] == 0.0
+    assert lines[0]["grad_norm"] > 0
+    assert "eval_rewards/accuracies" in lines[4]
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    counts = manifest["counts"]["pairs"]
+    assert counts["training"] + counts["held out"] == 40
+    assert found["reward_accuracy"]["n"] == counts["held out"]
+    assert str(tmp_path) not in (done.folder / "README.md").read_text()
+
+
+def test_pairs_of_one_prompt_fall_on_one_side(tiny: Path, tmp_path: Path) -> None:
+    path = pairs_file(tmp_path, 20)
+    path.write_text(path.read_text() * 2)
+    done = align(options(path, tiny), out=tmp_path / "run", events=Silent())
+    counts = json.loads((done.folder / "manifest.json").read_text())["counts"]
+    assert counts["records"]["duplicates"] == 20
+    assert counts["pairs"]["held out"] % 2 == 0
+    assert counts["pairs"]["training"] % 2 == 0
+
+
+def test_identical_and_empty_pairs_stop_or_are_counted(tiny: Path, tmp_path: Path) -> None:
+    same = {"prompt": "a", "chosen": "x", "rejected": "x"}
+    path = pairs_file(tmp_path, 20, [{**same, "prompt": [{"role": "user", "content": "a"}]}])
+    with pytest.raises(InputError, match=r"pairs\.jsonl:21: .*"):
+        align(options(path, tiny), out=tmp_path / "stop", events=Silent())
+    done = align(options(path, tiny, on_bad_record="skip"), out=tmp_path / "skip", events=Silent())
+    assert json.loads((done.folder / "manifest.json").read_text())["counts"]["records"]["identical"] == 1
+
+
+def test_a_prompt_longer_than_the_context_is_named_or_cut(tiny: Path, tmp_path: Path) -> None:
+    long = {"prompt": "word " * 200, "chosen": "yes", "rejected": "no"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in [long, *({**long, "prompt": f"p{i}"} for i in range(30))]))
+    with pytest.raises(
+        InputError, match=r"pairs\.jsonl:1: prompt: the prompt leaves no room.*fewer than max_length = 512"
+    ):
+        align(options(path, tiny), out=tmp_path / "stop", events=Silent())
+    skipped = align(options(path, tiny, on_bad_record="skip"), out=tmp_path / "skip", events=Silent())
+    assert json.loads((skipped.folder / "manifest.json").read_text())["counts"]["pairs"]["too long"] == 1
+    cut = align(options(path, tiny, on_long_prompt="truncate_left"), out=tmp_path / "cut", events=Silent())
+    tokens = json.loads((cut.folder / "manifest.json").read_text())["counts"]["tokens"]
+    assert tokens["prompts_cut"] == 1
+    assert tokens["prompt_tokens_cut"] > 400
+
+
+CHILD = """
+import os, signal, sys
+from optative.core.events import Silent
+from optative.runs.align import align
+from optative.runs.options import Align
+import optative.training.engine as engine
+real = engine.save_checkpoint
+def save(folder, step, *rest):
+    real(folder, step, *rest)
+    if step >= 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+engine.save_checkpoint = save
+align(Align.model_validate_json(sys.argv[1]), out=sys.argv[2], events=Silent())
+"""
+
+
+def test_kill_9_in_training_then_resume(tiny: Path, tmp_path: Path) -> None:
+    asked = options(pairs_file(tmp_path), tiny)
+    whole = align(asked, out=tmp_path / "whole", events=Silent())
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", CHILD, asked.model_dump_json(), str(tmp_path / "cut")]
+    killed = subprocess.run(command, capture_output=True, text=True, env=threads)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "cut" / "checkpoints" / "step-4").is_dir()
+    again = align(asked, out=tmp_path / "cut", events=Silent())
+    for name in ("metrics.jsonl", "evaluation.json", "adapter/adapter_model.safetensors"):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_the_command_line_ends_with_the_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pairs_file(tmp_path)
+    command = ["align", str(path), "--model", str(tiny), "--out", str(tmp_path / "r"), "--set", "dpo.epochs=1"]
+    assert main([*command, "--set", "held_out=0.3", "--set", "lora.rank=2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "r")
+    assert main([*command, "--set", "held_out=0.3", "--set", "lora.rank=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "r")
+
+
+def test_mistyped_settings_name_the_right_ones(tmp_path: Path) -> None:
+    path = pairs_file(tmp_path)
+    for setting, message in (
+        ("dpo.betta=1", "nearest is 'beta'"),
+        ("hold_out=0.1", "nearest is 'held_out'"),
+        ("held_out=2", "less than 1"),
+        ("dpo", "expected a.b=value"),
+    ):
+        with pytest.raises(InputError, match=message):
+            align_options(path, model="m", format=None, seed=0, overrides=[setting])
