@@ -187,6 +187,7 @@ def test_the_earliest_place_wins_and_not_the_first_of_the_list():
     lm = emitter(*map(spell, ["The", " river", " is Dan", "ube", "."]))
     assert written(lm, ("Danu", "is")).text == "The river "
     assert written(lm, ("Dan", "is", "e r")).text == "Th"
+    assert written(lm, ("Dan", "is")).text == "The river ", "both ended by the same token"
     assert written(lm, ("ube.", "nube")).text == "The river is Da"
 
 
