@@ -90,7 +90,8 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
     events.say(f"  {name}: {table.format}, {table.counts}")
     dtype = settled_dtype(folder, options.dtype)
     lm = load_language_model(options.model, dtype=dtype, template=options.template)
-    job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed})
+    rule = Truncation(max_length=min(options.max_length, lm.context_length), on_long_prompt=options.on_long_prompt)
+    job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed}, rule)
     training, held_out = _split(job, table, options)
     add_lora(lm, options.lora, seed=options.seed)
     base = reference_stage(job, held_out, dpo, "held-out pairs: reference")
@@ -134,8 +135,7 @@ def _split(job: Job, table: JudgementTable, options: Align) -> tuple[EncodedPair
 
     One pass encodes everything once to find what does not fit; only the places of good pairs are kept.
     """
-    lm, events = job.lm, job.events
-    rule = Truncation(max_length=min(options.max_length, lm.context_length), on_long_prompt=options.on_long_prompt)
+    lm, events, rule = job.lm, job.events, job.rule
 
     def encode(row: int, nth: int, counts: TruncationCounts | None = None) -> EncodedPair:
         pair = strict_pairs(table[row])[nth]

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optative.generators.language.model import LanguageModel
+from optative.generators.language.packing import Ids
 from optative.generators.language.sample import SamplingSettings, sample
+from optative.generators.language.tokens import Truncation, TruncationCounts, encode_prompt, start_ids
 from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
 from optative.objectives.instructions.text import Mode
 from optative.runs.stages import Stages, chunked
@@ -17,6 +19,14 @@ from optative.runs.stages import Stages, chunked
 
 def as_messages(prompt: InstructionPrompt) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt.prompt}]
+
+
+def prompt_ids(
+    lm: LanguageModel, prompt: InstructionPrompt, rule: Truncation, max_new_tokens: int, counts: TruncationCounts
+) -> Ids:
+    """The ids that sampling started from; training and scoring use the same ones."""
+    ids = encode_prompt(lm, as_messages(prompt))
+    return rule.fit_prompt(ids, max_new_tokens, counts=counts, start=start_ids(lm))
 
 
 def answers(
@@ -28,6 +38,7 @@ def answers(
     n: int,
     settings: SamplingSettings,
     *,
+    rule: Truncation,
     seed: int,
     chunk: int,
 ) -> list[dict[str, Any]]:
@@ -35,7 +46,14 @@ def answers(
 
     def compute(part: Sequence[InstructionPrompt], progress: Any) -> list[dict[str, Any]]:
         found = sample(
-            lm, [as_messages(p) for p in part], n, settings, seed=seed, keys=[p.id for p in part], progress=progress
+            lm,
+            [as_messages(p) for p in part],
+            n,
+            settings,
+            seed=seed,
+            keys=[p.id for p in part],
+            progress=progress,
+            truncation=rule,
         )
         return [
             {

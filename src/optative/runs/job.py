@@ -16,6 +16,7 @@ from optative.core.events import Events
 from optative.core.files import read_json, write_json, write_text
 from optative.core.folder import RunFolder
 from optative.generators.language.model import LanguageModel
+from optative.generators.language.tokens import Truncation
 from optative.runs.environment import hardware, moving_facts, peak_memory_bytes, versions
 from optative.runs.stages import Stages
 
@@ -45,6 +46,7 @@ class Job:
     lm: LanguageModel
     events: Events
     manifest: dict[str, Any]
+    rule: Truncation
     stages: Stages = field(init=False)
     keys: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Job:
 
     def key(self, name: str, version: int, inputs: Any) -> str:
         """Key of a stage that uses the model; its wall time is reported in the manifest."""
-        key = self.stages.key(name, version, [self.weights, inputs])
+        key = self.stages.key(name, version, [self.weights, self.rule, inputs])
         self.keys.append(key)
         return key
 

@@ -19,14 +19,14 @@ from optative.feedback.select import SELECTORS
 from optative.generators.language.adapters import load_weights, merged, save_weights
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
-from optative.generators.language.tokens import encode_prompt
+from optative.generators.language.tokens import TruncationCounts
 from optative.objectives.instructions.check import InstructionPrompt, check_answer
 from optative.optimizers.loop import on_policy
 from optative.optimizers.options import DPO
 from optative.optimizers.preference import EncodedPair, Pairs, train_preferences
 from optative.optimizers.reference import reference_logps
 from optative.optimizers.watch import selection_warnings
-from optative.runs.answers import answers, as_messages, judged
+from optative.runs.answers import answers, as_messages, judged, prompt_ids
 from optative.runs.job import Job
 from optative.runs.spec import Spec
 from optative.runs.stages import chunked
@@ -48,10 +48,9 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
         n = asked.samples_per_prompt
         inputs = [[(p.id, p.prompt) for p in own], n, settings, weights, spec.seed, CHUNK]
         key = job.key(f"answers-{number}", 1, inputs)
+        words = f"round {number}: answers"
         with merged(lm):
-            return answers(
-                job.stages, key, f"round {number}: answers", lm, own, n, settings, seed=spec.seed, chunk=CHUNK
-            )
+            return answers(job.stages, key, words, lm, own, n, settings, rule=job.rule, seed=spec.seed, chunk=CHUNK)
 
     def label(number: int, own: Sequence[InstructionPrompt], rows: list[dict[str, Any]]) -> Judged:
         found: Judged = []
@@ -78,16 +77,16 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
 
     def select(number: int, found: Judged) -> list[EncodedPair]:
         pairs: list[EncodedPair] = []
-        without = 0
+        without, cut = 0, TruncationCounts()
         for prompt, record, rows in found:
             assert isinstance(record.relation, Ratings)
             chosen = SELECTORS[asked.select](
                 record.relation.values, asked.pairs_per_prompt, [spec.seed, number, prompt.id]
             )
             without += not chosen
-            prompt_ids = encode_prompt(lm, as_messages(prompt))
+            ids = prompt_ids(lm, prompt, job.rule, asked.max_new_tokens, cut)
             for best, worst, gap in chosen:
-                group = Group(prompt_ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
+                group = Group(ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
                 pairs.append(EncodedPair(f"{record.id}-{best}-{worst}", group, strength=gap))
         everything = [row for _, _, rows in found for row in rows]
         counts = {
@@ -95,6 +94,7 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
             "answers": len(everything),
             "pairs": len(pairs),
             "prompts without a pair (all tied)": without,
+            "prompts cut on the left": cut.prompts_cut,
             "empty answers": sum(not row["completion"].strip() for row in everything),
             "answers cut at the limit": sum(row["finish_reason"] == "length" for row in everything),
         }

@@ -20,13 +20,13 @@ from optative.generators.language.load import open_language_model
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
 from optative.generators.language.score import divergence, score
-from optative.generators.language.tokens import encode_prompt
+from optative.generators.language.tokens import Truncation, TruncationCounts
 from optative.objectives.instructions.check import InstructionPrompt
 from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.kinds import TRAINED_KINDS
 from optative.objectives.instructions.text import measured_with
 from optative.optimizers.watch import training_warnings
-from optative.runs.answers import answers, as_messages, judged
+from optative.runs.answers import answers, judged, prompt_ids
 from optative.runs.finish import finish, verdict
 from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.practise import practise
@@ -79,7 +79,9 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
         }
     dtype = settled_dtype(folder, spec.generator.dtype)
     lm = open_language_model(spec.generator.model_copy(update={"dtype": dtype}))
-    job = Job(folder, lm, events, {"name": spec.name, "key": spec.key[:8], "kind": "run", "seed": spec.seed})
+    length = min(spec.generator.max_length, lm.context_length)
+    rule = Truncation(max_length=length, on_long_prompt=spec.generator.on_long_prompt)
+    job = Job(folder, lm, events, {"name": spec.name, "key": spec.key[:8], "kind": "run", "seed": spec.seed}, rule)
 
     base = _evaluate(job, spec, "base", splits, lm.fingerprint)
     if not has_adapter(lm):  # else the spec named an adapter to start from
@@ -134,7 +136,7 @@ def _evaluate(
     for split, prompts in splits.items():
         key = job.key(f"{model}-{split}", 1, [[(p.id, p.prompt) for p in prompts], settings, weights, CHUNK])
         words = f"{model} on {split}"
-        found = answers(job.stages, key, words, job.lm, prompts, 1, settings, seed=0, chunk=CHUNK)
+        found = answers(job.stages, key, words, job.lm, prompts, 1, settings, rule=job.rule, seed=0, chunk=CHUNK)
         rows[split] = [
             judged(p, row, stage="evaluation", split=split, model=model, mode=spec.objective.mode)
             for p, row in zip(prompts, found)
@@ -147,14 +149,16 @@ def _drift(
     job: Job, spec: Spec, base: Rows, steered: Rows, prompts: Mapping[str, InstructionPrompt], weights: str
 ) -> dict[str, float] | None:
     """Put the base's log-probability per token into every row; return the KL per token of some steered answers."""
-    lm = job.lm
+    lm, longest, counts = job.lm, spec.feedback.max_new_tokens, TruncationCounts()
     for own in base.values():
         for row in own:
             row["logp_base"] = row["logp"] / row["num_tokens"]
     rows = [row for own in steered.values() for row in own]
 
     def groups(part: Sequence[dict[str, Any]]) -> list[Group]:
-        return [Group(encode_prompt(lm, as_messages(prompts[row["id"]])), (tuple(row["ids"]),)) for row in part]
+        return [
+            Group(prompt_ids(lm, prompts[row["id"]], job.rule, longest, counts), (tuple(row["ids"]),)) for row in part
+        ]
 
     def fluency(part: Sequence[dict[str, Any]], progress: Any) -> list[float]:
         with adapter_off(lm):
