@@ -79,6 +79,8 @@ def test_only_one_process_holds_the_lock(tmp_path):
 
 def test_a_run_folder_resumes_the_same_spec_and_refuses_another(tmp_path):
     folder = RunFolder(tmp_path / "run")
+    with folder.claim({"a": {"b": 0}}, "a: {b: 0}") as resumed:
+        assert not resumed  # and nothing came of it, so that another spec may have the folder
     with folder.claim({"a": {"b": 1}}, "a: {b: 1}") as resumed:
         assert not resumed
     (folder.path / "metrics.jsonl").write_text("{}\n")

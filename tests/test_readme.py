@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from test_align import pairs_file
+from test_run import KINDS
 from tiny_models import save_tiny_model
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = {  # the Python example is the main job in full; these make it small
-    '"train": 160, "held_out": 250': '"train": 16, "held_out": 50, "unseen_kinds": 24',
-    '"samples_per_prompt": 8': '"samples_per_prompt": 4, "max_new_tokens": 8',
+    '"train": 160, "held_out": 250': f'"train": 16, "held_out": 24, "unseen_kinds": 24, "kinds": {KINDS}',
+    '"samples_per_prompt": 8': '"samples_per_prompt": 6, "max_new_tokens": 16',
     '"smollm2-135m-instruct"': "MODEL",
 }
 

@@ -33,7 +33,7 @@ def written(path: Path, text: str) -> Path:
     ("text", "message"),
     [
         (json.dumps(PAIR) + '\n{"prompt": "p", "chosen": \n' + json.dumps(PAIR), "f.jsonl:2: "),
-        (json.dumps({"prompt": "p", "chosen": "y", "rejcted": "n"}), "'rejected'"),
+        (json.dumps({"prompt": "p", "chosen": "y", "rejcted": "n"}), "rejected: missing; the nearest is 'rejcted'"),
         (json.dumps({"prompt": "p", "chosen": "y"}), "rejected"),
         ("", "empty"),
         (json.dumps({**PAIR, "chosen": 3}), "chosen"),

@@ -53,7 +53,7 @@ class RunFolder:
                 for entry in self.path.iterdir():
                     if entry.name != ".lock":
                         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            resumed = self.resolved.exists()
+            resumed = self.resolved.exists() and self._has_results()
             if resumed:
                 older = read_json(self.resolved)["options"]
                 if content_hash(older) != content_hash(options):
@@ -67,6 +67,11 @@ class RunFolder:
                 write_text(self.spec, spec_text)
                 write_json(self.resolved, {"options": dict(options)})
             yield resumed
+
+    def _has_results(self) -> bool:
+        """Whether there is something to resume, or to lose: a spec alone, of a run that failed at once, is nothing."""
+        found = [self.metrics, self.evaluation, *(self.stages.iterdir() if self.stages.is_dir() else ())]
+        return any(path.is_file() for path in found)
 
 
 def difference(old: Any, new: Any, at: str = "") -> list[str]:
