@@ -81,8 +81,8 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     asked = SamplingSettings(max_new_tokens=24)
     right = sample(lm, PROMPTS, 4, asked, seed=3, max_rows=64)
     assert len({len(c.ids) for own in right for c in own}) > 3, "rows must end at different times"
-    for max_rows, order in ((1, 1), (3, 1), (64, -1), (7, -1)):
-        found = sample(lm, PROMPTS[::order], 4, asked, seed=3, max_rows=max_rows)[::order]
+    for max_rows, order, lanes in ((1, 1, 1), (3, 1, 1), (64, -1, 1), (7, -1, 2), (64, 1, 2), (9, 1, 3), (2, 1, 99)):
+        found = sample(lm, PROMPTS[::order], 4, asked, seed=3, max_rows=max_rows, lanes=lanes)[::order]
         assert [[c.ids for c in own] for own in found] == [[c.ids for c in own] for own in right]
         flat = [
             (x, y) for own, other in zip(found, right) for c, d in zip(own, other) for x, y in zip(c.logps, d.logps)
@@ -397,3 +397,19 @@ def test_sampled_logps_equal_rescoring_on_the_default_model(default_lm):
             assert completion.logps == pytest.approx(right.logps, abs=1e-4)
             if completion.finish_reason == "eos":
                 assert completion.ids[-1] == default_lm.tokenizer.eos_token_id
+
+
+def test_a_fault_in_one_lane_ends_all_and_leaves_the_threads_as_they_were():
+    lm = small("llama", eos_ids=(2,))
+    threads, told = torch.get_num_threads(), []
+
+    def progress(done, total):
+        told.append((done, total))
+        raise RuntimeError("the listener broke")
+
+    with pytest.raises(RuntimeError, match="the listener broke"):
+        sample(lm, PROMPTS, 4, SamplingSettings(max_new_tokens=24), seed=3, lanes=2, progress=progress)
+    assert torch.get_num_threads() == threads
+    counted = []
+    sample(lm, PROMPTS, 4, SamplingSettings(max_new_tokens=4), seed=3, lanes=2, progress=lambda d, t: counted.append(d))
+    assert counted == list(range(1, 4 * len(PROMPTS) + 1))

@@ -154,6 +154,9 @@ def _optative(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code (see `core.errors`)."""
+    # Before torch is imported: threads that wait for work then sleep, so that another busy process costs a share of
+    # the time and not, as spinning does, most of it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = _call(arguments)

@@ -15,8 +15,10 @@ a stop string included.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,14 +80,17 @@ def sample(
     counts: TruncationCounts | None = None,
     max_rows: int = 96,
     memory_bytes: int = 1 << 30,
+    lanes: int | None = None,
 ) -> list[list[Completion]]:
     """`n` completions for each prompt.
 
     `keys` name the prompts for the random numbers; by default a prompt's own tokens do, so that two equal prompts
     without keys get equal samples. `progress(done, total)` counts completions. At most `max_rows` rows run together,
     fewer when their keys and values would need more than `memory_bytes`. With `truncation` prompts are cut or refused
-    as in training, and a completion ends where its training would cut it. Raises `InputError` before any work when a
-    prompt and its completion do not fit into the model's context.
+    as in training, and a completion ends where its training would cut it. `lanes`: batches side by side, each on one
+    thread; by default as many as torch has threads on a CPU, where a step is too small for several threads to share
+    it well, and one elsewhere. Raises `InputError` before any work when a prompt and its completion do not fit into
+    the model's context.
     """
     if n < 1:
         raise InputError("no completions asked for", field="n", found=n, expected="1 or more")
@@ -111,13 +116,16 @@ def sample(
                 expected=f"at most {lm.context_length} tokens",
             )
         jobs.append(_Job(ids, limit, content_hash(list(ids)) if keys is None else keys[i]))
-    run = _Run(lm, settings, n, seed, max_rows, memory_bytes, progress, total=len(jobs) * n)
+    if lanes is None:
+        lanes = torch.get_num_threads() if base_of(lm).get_input_embeddings().weight.device.type == "cpu" else 1
+    lanes = max(1, min(lanes, len(jobs)))
+    done = _Done(progress, len(jobs) * n)
+    runs = [_Run(lm, settings, n, seed, max(1, max_rows // lanes), memory_bytes // lanes, done) for _ in range(lanes)]
     training = [m for m in base_of(lm).modules() if m.training]
     base_of(lm).eval()
     try:
-        with torch.no_grad():
-            for bucket in _buckets(jobs, settings.max_new_tokens):
-                run.sample(bucket)
+        for bucket in _buckets(jobs, settings.max_new_tokens):
+            _side_by_side(runs, [bucket[i::lanes] for i in range(lanes)])
     finally:
         for module in training:
             module.training = True
@@ -152,6 +160,47 @@ def _buckets(jobs: Sequence[_Job], max_new_tokens: int) -> list[list[_Job]]:
     return list(buckets.values())
 
 
+class _Done:
+    """Counts completions of all lanes; tells them to stop when one has failed or the person asked for it."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self.progress, self.total, self.count = progress, total, 0
+        self.lock, self.stop = threading.Lock(), threading.Event()
+
+    def one_more(self) -> None:
+        with self.lock:
+            self.count += 1
+            if self.progress is not None:
+                self.progress(self.count, self.total)
+
+
+def _side_by_side(runs: Sequence[_Run], parts: Sequence[Sequence[_Job]]) -> None:
+    """Each run samples its part; with several, each on a thread of its own that computes alone."""
+    if len(runs) == 1:
+        runs[0].sample(parts[0])
+        return
+    threads = torch.get_num_threads()
+
+    def lane(run: _Run, part: Sequence[_Job]) -> None:
+        torch.set_num_threads(1)  # of this thread
+        try:
+            run.sample(part)
+        except BaseException:
+            run.done.stop.set()
+            raise
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        futures = [pool.submit(lane, run, part) for run, part in zip(runs, parts) if part]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            runs[0].done.stop.set()
+            wait(futures)
+            runs[0].done.stop.clear()
+            torch.set_num_threads(threads)
+
+
 class _Run:
     """The loop: admit, step, choose, retire."""
 
@@ -163,12 +212,11 @@ class _Run:
         seed: int,
         max_rows: int,
         memory_bytes: int,
-        progress: Callable[[int, int], None] | None,
-        total: int,
+        done: _Done,
     ) -> None:
         self.lm, self.settings, self.n, self.seed = lm, settings, n, seed
         self.max_rows, self.memory_bytes = max_rows, memory_bytes
-        self.progress, self.total, self.num_done = progress, total, 0
+        self.done = done
         self.base, self.head = base_of(lm), Head(lm)
         self.device = self.base.get_input_embeddings().weight.device
         self.eos_ids = frozenset(lm.eos_ids)
@@ -179,6 +227,7 @@ class _Run:
         self.special_ids = frozenset(lm.tokenizer.all_special_ids)
         self.stop_width = max((len(s.encode()) for s in settings.stop), default=0) + 4
 
+    @torch.no_grad()
     def sample(self, jobs: Sequence[_Job]) -> None:
         longest = max(len(j.ids) for j in jobs)
         if why_no_layout(self.base) is None:
@@ -189,7 +238,7 @@ class _Run:
             rows = PlainRows(self.base, self.device)
         waiting, ready, active = deque(jobs), deque[_Row](), list[_Row]()
         few = max(1, max_rows // 8)
-        while waiting or ready or active:
+        while (waiting or ready or active) and not self.done.stop.is_set():
             free = max_rows - len(active)
             if (waiting or ready) and (free >= few or not active):
                 while waiting and len(ready) < free:
@@ -260,9 +309,7 @@ class _Run:
         row.job.done[row.sample] = Completion(
             text, tuple(row.ids), tuple(row.logps), tuple(row.sampling_logps), reason, row.close_calls
         )
-        self.num_done += 1
-        if self.progress is not None:
-            self.progress(self.num_done, self.total)
+        self.done.one_more()
         return True
 
     def _text(self, ids: Sequence[int]) -> str:
