@@ -173,5 +173,5 @@ def test_a_criterion_that_is_not_met_is_said(tiny: Path, tmp_path: Path) -> None
 
 def test_a_prompt_longer_than_the_context_stops_before_any_work(tmp_path: Path) -> None:
     short = save_tiny_model(tmp_path / "short", max_position_embeddings=64)
-    with pytest.raises(InputError, match="leaves no room for an answer.*fewer than max_length = 64"):
+    with pytest.raises(InputError, match=r"leaves no room for an answer.*fewer than max_length = 64"):
         optative.run(spec(short), out=tmp_path / "r", events=Silent())

@@ -17,8 +17,8 @@ class OnPolicy(Config):
     pairs_per_prompt: int = Field(2, ge=1, description="At most so many pairs from one prompt.")
     select: Literal["best_worst", "above_below", "all"] = Field(
         "best_worst",
-        description="best_worst: best against worst, then the next; above_below: right against wrong; all: every strict "
-        "pair, widest gap first.",
+        description="best_worst: best against worst, then the next; above_below: right against wrong; all: every "
+        "strict pair, widest gap first.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

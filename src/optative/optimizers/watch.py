@@ -8,73 +8,65 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-def warning(code: str, message: str) -> dict[str, str]:
-    return {"code": code, "message": message}
+Warnings = list[dict[str, str]]
 
 
-def training_warnings(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What the metrics of one run say, comparing the first and the last fifth of each round's steps."""
-    found = []
+def training_warnings(lines: Sequence[Mapping[str, Any]]) -> Warnings:
+    """What the metrics say about each round, from the last fifth of its steps. Rounds of under 5 steps say nothing."""
+    found: Warnings = []
     for number in sorted({line.get("round", 1) for line in lines}):
         own = [line for line in lines if line.get("round", 1) == number]
-        if len(own) < 5:
-            continue
-        fifth = max(1, len(own) // 5)
-
-        def mean(name: str, part: Sequence[Mapping[str, Any]]) -> float:
-            return sum(line[name] for line in part) / len(part)
-
-        chosen = mean("rewards/chosen", own[-fifth:])
-        rejected = mean("rewards/rejected", own[-fifth:])
-        if chosen < 0 and rejected < 0 and abs(chosen) > 0.25 * (chosen - rejected):
-            found.append(
-                warning(
-                    "likelihood_displacement",
-                    f"Round {number}: the policy became less likely to give the chosen answers too (reward {chosen:+.2f}, "
-                    f"rejected {rejected:+.2f}): the margin grows by pushing both down. A larger nll_weight or a lower "
-                    "learning rate counters it.",
-                )
-            )
-        if mean("rewards/accuracies", own[-fifth:]) > 0.98 and mean("rewards/margins", own[-fifth:]) > 3:
-            found.append(
-                warning(
-                    "margins_saturated",
-                    f"Round {number}: nearly every training pair is already ordered with a wide margin; more steps on them "
-                    "teach little and drift. Fewer epochs or fresh pairs serve better.",
-                )
-            )
-        clipped = sum(line["grad_norm"] > 10 for line in own)
-        if clipped > len(own) // 4:
-            found.append(
-                warning(
-                    "gradient_spikes",
-                    f"Round {number}: the gradient norm was above 10 in {clipped} of {len(own)} steps.",
-                )
-            )
-        eval_accuracy = own[-1].get("eval_rewards/accuracies")
-        if eval_accuracy is not None and mean("rewards/accuracies", own[-fifth:]) - eval_accuracy > 0.25:
-            found.append(
-                warning(
-                    "overfitting",
-                    f"Round {number}: {mean('rewards/accuracies', own[-fifth:]):.0%} of the training pairs are ordered right, "
-                    f"but only {eval_accuracy:.0%} of the held-out ones.",
-                )
-            )
+        if len(own) >= 5:
+            found += [{"code": code, "message": f"Round {number}: {words}"} for code, words in _about(own)]
     return found
 
 
-def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> list[dict[str, str]]:
+def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> Warnings:
     """Prompts whose samples all score alike teach nothing; many of them mean too few samples or too easy a rule."""
-    found = []
+    found: Warnings = []
     if prompts and ties / prompts > 0.5:
+        message = (
+            f"Round {number}: for {ties} of {prompts} prompts all samples got the same score, so they gave no pair. "
+            "More samples a prompt, a higher temperature or other prompts give more signal."
+        )
+        found.append({"code": "zero_variance", "message": message})
+    if pairs < 16:
+        message = f"Round {number}: only {pairs} pairs were found; a step on so few is mostly noise."
+        found.append({"code": "few_pairs", "message": message})
+    return found
+
+
+def _about(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    last = lines[-max(1, len(lines) // 5) :]
+    chosen, rejected, accuracy, margin = (
+        sum(line[f"rewards/{name}"] for line in last) / len(last)
+        for name in ("chosen", "rejected", "accuracies", "margins")
+    )
+    found = []
+    # Both log-probabilities usually fall a little; it is bad when the chosen ones carry much of the movement.
+    if chosen < 0 and rejected < 0 and -chosen > 0.25 * margin:
         found.append(
-            warning(
-                "zero_variance",
-                f"Round {number}: for {ties} of {prompts} prompts all samples got the same score, so they gave no pair. "
-                "More samples a prompt, a higher temperature or other prompts give more signal.",
+            (
+                "likelihood_displacement",
+                f"the policy became less likely to give the chosen answers too (reward {chosen:+.2f}, rejected "
+                f"{rejected:+.2f}): the margin grows by pushing both down. A larger nll_weight or a lower learning "
+                "rate counters it.",
             )
         )
-    if pairs < 16:
-        found.append(warning("few_pairs", f"Round {number}: only {pairs} pairs were found; the step is mostly noise."))
+    if accuracy > 0.98 and margin > 3:
+        found.append(
+            (
+                "margins_saturated",
+                "nearly every training pair is ordered with a wide margin by now; more steps on them teach little and "
+                "drift. Fewer epochs or fresh pairs serve better.",
+            )
+        )
+    spikes = sum(line["grad_norm"] > 10 for line in lines)
+    if spikes > len(lines) / 4:
+        found.append(("gradient_spikes", f"the gradient norm was above 10 in {spikes} of {len(lines)} steps."))
+    held_out = lines[-1].get("eval_rewards/accuracies")
+    if held_out is not None and accuracy - held_out > 0.25:
+        found.append(
+            ("overfitting", f"{accuracy:.0%} of the training pairs are ordered right, of the held-out {held_out:.0%}.")
+        )
     return found

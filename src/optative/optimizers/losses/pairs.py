@@ -25,8 +25,8 @@ def dpo(
     """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, eq. 7), [B].
 
     Log-probabilities are *summed* over the tokens of a completion. `margin_B`: offset that the implicit reward
-    difference has to exceed (Amini et al. 2024, arXiv:2402.10571, eq. 5). `confidence_B`: probability that the label is right;
-    1 is plain DPO, less is conservative DPO (Mitchell 2023, eq. 3).
+    difference has to exceed (Amini et al. 2024, arXiv:2402.10571, eq. 5). `confidence_B`: probability that the
+    label is right; 1 is plain DPO, less is conservative DPO (Mitchell 2023, eq. 3).
 
     >>> dpo(torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-2.0]), torch.tensor([-2.0]), beta=1.0)
     tensor([0.1269])
