@@ -212,7 +212,7 @@ def test_prompt_hash_of_text_and_conversation() -> None:
     assert split_seen([{"id": 1, "prompt": "x"}], ["1"]) == ([], ["1"])
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train"])
 def test_splits_that_are_no_evidence_are_refused(split: str) -> None:
     base, steered = sides(4, split)
     with pytest.raises(InputError, match=f"found '{split}', expected held_out or unseen_kinds"):

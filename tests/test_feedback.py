@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,37 +13,54 @@ from optative.data.records import Judgement, Ratings
 from optative.feedback.on_policy import judge
 from optative.feedback.select import SELECTORS, above_below, all_pairs, best_worst
 
-scores_lists = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=10)
+rated = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+samples = st.lists(st.tuples(rated, st.integers(1, 128)), max_size=10)
 
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))
-@given(scores=scores_lists, limit=st.integers(1, 30), seed=st.integers(0, 5))
-def test_every_pair_is_strict_limited_and_has_its_gap(name, scores, limit, seed):
-    pairs = SELECTORS[name](scores, limit, [seed])
+@given(own=samples, limit=st.integers(1, 30), seed=st.integers(0, 5))
+def test_every_pair_is_strict_limited_and_has_its_gap(name, own, limit, seed):
+    scores, lengths = [s for s, _ in own], [n for _, n in own]
+    pairs = SELECTORS[name](scores, lengths, limit, [seed])
     assert len(pairs) <= limit
     assert len({(c, r) for c, r, _ in pairs}) == len(pairs)
     for chosen, rejected, gap in pairs:
         assert scores[chosen] - scores[rejected] == gap > 0
-    assert pairs == SELECTORS[name](scores, limit, [seed])
+    if name != "all":
+        used = [i for c, r, _ in pairs for i in (c, r)]
+        assert len(used) == len(set(used))
+    assert pairs == SELECTORS[name](scores, lengths, limit, [seed])
 
 
 def test_best_worst_takes_the_extremes():
-    assert best_worst([0.5, 0.0, 1.0], 3, ["x"]) == [(2, 1, 1.0)]
-    assert best_worst([1.0, 1.0, 1.0], 3, ["x"]) == []
+    assert best_worst([0.5, 0.0, 1.0], [9, 9, 9], 3, ["x"]) == [(2, 1, 1.0)]
+    assert best_worst([1.0, 1.0, 1.0], [9, 9, 9], 3, ["x"]) == []
 
 
-def test_ties_are_broken_by_the_key_alone():
-    picks = {best_worst([1.0, 1.0, 1.0, 0.0], 1, [seed])[0][0] for seed in range(40)}
+def test_ties_go_to_the_closest_length_and_then_to_the_key_alone():
+    assert best_worst([1.0, 1.0, 1.0, 0.0], [5, 50, 70, 52], 1, ["x"]) == [(1, 3, 1.0)]
+    picks = {best_worst([1.0, 1.0, 1.0, 0.0], [9, 9, 9, 9], 1, [seed])[0][0] for seed in range(40)}
     assert picks == {0, 1, 2}
 
 
+def test_pairs_of_closest_length_do_not_teach_length():
+    """Right answers are shorter here; the chosen ones must not be so by as much."""
+    rng = np.random.default_rng(0)
+    gaps = []
+    for key in range(200):
+        scores = rng.integers(0, 2, 8).astype(float).tolist()
+        lengths = [int(rng.integers(10, 60) if s else rng.integers(30, 128)) for s in scores]
+        gaps += [lengths[c] - lengths[r] for c, r, _ in best_worst(scores, lengths, 1, [key])]
+    assert abs(np.mean(gaps)) < 10  # at random it would be 44
+
+
 def test_above_below_needs_both_sides():
-    assert above_below([0.5, 0.0], 4, ["x"]) == []
-    assert {c for c, _, _ in above_below([1.0, 0.5, 1.0, 0.0], 4, ["x"])} == {0, 2}
+    assert above_below([0.5, 0.0], [9, 9], 4, ["x"]) == []
+    assert {c for c, _, _ in above_below([1.0, 0.5, 1.0, 0.0], [9] * 4, 4, ["x"])} == {0, 2}
 
 
 def test_all_pairs_counts_each_strict_pair_once():
-    assert len(all_pairs([1.0, 0.5, 0.5, 0.0], 99, ["x"])) == 5
+    assert len(all_pairs([1.0, 0.5, 0.5, 0.0], [9] * 4, 99, ["x"])) == 5
 
 
 def test_a_judgement_keeps_every_verdict():

@@ -1,70 +1,84 @@
 """Which pairs to train on, from scores of several completions of one prompt.
 
-Knows: scores. Does not know: texts, models. Ties give no pair; the caller counts prompts that gave none.
+Knows: scores and lengths. Does not know: texts, models. Ties give no pair; the caller counts prompts that gave none.
 Each function returns (chosen, rejected, strength) with strength = the score gap, always > 0.
+
+Where several completions share a score, the two that are closest in length are paired. Right answers are shorter on
+average (a short one has less room to break a rule), and pairs of random lengths would teach that instead of the rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from optative.core.rng import stream
 
+Scores = Sequence[float | None]
 Selected = list[tuple[int, int, float]]
 
 
-def best_worst(scores: Sequence[float | None], limit: int, seed_key: Sequence[object]) -> Selected:
-    """Best against worst, second best against second worst, and so on while the gap is positive; ties in a keyed order.
+def best_worst(scores: Scores, lengths: Sequence[int], limit: int, seed_key: Sequence[object]) -> Selected:
+    """Best against worst, then the same among what is left, each completion used at most once.
 
-    >>> best_worst([0.0, 1.0, 0.5], 2, ["doc"])
-    [(1, 0, 1.0)]
+    >>> best_worst([0.0, 1.0, 0.5, 1.0], [10, 90, 20, 12], 2, ["doc"])
+    [(3, 0, 1.0), (1, 2, 0.5)]
     """
-    order = _ranked(scores, seed_key)
+    left = {i: s for i, s in enumerate(scores) if s is not None}
     pairs: Selected = []
-    for rank in range(min(limit, len(order) // 2)):
-        chosen, rejected = order[rank], order[-1 - rank]
-        gap = _score(scores, chosen) - _score(scores, rejected)
-        if gap > 0:
-            pairs.append((chosen, rejected, gap))
+    while len(pairs) < limit and len(set(left.values())) > 1:
+        top, bottom = max(left.values()), min(left.values())
+        best = [i for i, s in left.items() if s == top]
+        worst = [i for i, s in left.items() if s == bottom]
+        chosen, rejected = _closest(best, worst, lengths, seed_key)
+        pairs.append((chosen, rejected, top - bottom))
+        del left[chosen], left[rejected]
     return pairs
 
 
 def above_below(
-    scores: Sequence[float | None], limit: int, seed_key: Sequence[object], threshold: float = 1.0
+    scores: Scores, lengths: Sequence[int], limit: int, seed_key: Sequence[object], threshold: float = 1.0
 ) -> Selected:
-    """Completions that reach the threshold against those that do not, each used at most once, in a keyed order."""
-    order = _ranked(scores, seed_key)
-    above = [i for i in order if _score(scores, i) >= threshold]
-    below = [i for i in reversed(order) if _score(scores, i) < threshold]
-    return [(c, r, _score(scores, c) - _score(scores, r)) for c, r in zip(above, below)][:limit]
+    """Completions that reach the threshold against those that do not, each used at most once."""
+    above = [i for i, s in enumerate(scores) if s is not None and s >= threshold]
+    below = [i for i, s in enumerate(scores) if s is not None and s < threshold]
+    pairs: Selected = []
+    while above and below and len(pairs) < limit:
+        chosen, rejected = _closest(above, below, lengths, seed_key)
+        pairs.append((chosen, rejected, _gap(scores, chosen, rejected)))
+        above.remove(chosen)
+        below.remove(rejected)
+    return pairs
 
 
-def all_pairs(scores: Sequence[float | None], limit: int, seed_key: Sequence[object]) -> Selected:
-    """Every strict pair, widest gap first, up to `limit`."""
-    order = _ranked(scores, seed_key)
-    pairs = [
-        (c, r, _score(scores, c) - _score(scores, r))
-        for c in order
-        for r in order
-        if _score(scores, c) > _score(scores, r)
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:limit]
+def all_pairs(scores: Scores, lengths: Sequence[int], limit: int, seed_key: Sequence[object]) -> Selected:
+    """Every strict pair, the widest gap first and among equal gaps the closest lengths, up to `limit`."""
+    rated = [i for i, s in enumerate(scores) if s is not None]
+    strict = [(c, r, _gap(scores, c, r)) for c in rated for r in rated if _gap(scores, c, r) > 0]
+    noise = stream("select", *seed_key).random(len(scores))
+    return sorted(strict, key=lambda p: (-p[2], abs(lengths[p[0]] - lengths[p[1]]), noise[p[0]], noise[p[1]]))[:limit]
 
 
-SELECTORS: dict[str, Callable[[Sequence[float | None], int, Sequence[object]], Selected]] = {
+SELECTORS: dict[str, Callable[[Scores, Sequence[int], int, Sequence[object]], Selected]] = {
     "best_worst": best_worst,
     "above_below": above_below,
     "all": all_pairs,
 }
 
 
-def _ranked(scores: Sequence[float | None], seed_key: Sequence[object]) -> list[int]:
-    """Rated completions, best first; equal scores in an order that depends on the key only."""
-    noise = stream("select", *seed_key).random(len(scores))
-    return sorted((i for i, s in enumerate(scores) if s is not None), key=lambda i: (-_score(scores, i), noise[i]))
+def _closest(
+    some: Iterable[int], others: Iterable[int], lengths: Sequence[int], seed_key: Sequence[object]
+) -> tuple[int, int]:
+    """The two of closest length; among equals an order that depends on the key only."""
+    noise = stream("select", *seed_key).random(len(lengths))
+    others = list(others)
+    return min(
+        ((a, b) for a in some for b in others),
+        key=lambda p: (abs(lengths[p[0]] - lengths[p[1]]), noise[p[0]], noise[p[1]]),
+    )
 
 
-def _score(scores: Sequence[float | None], index: int) -> float:
-    score = scores[index]
-    assert score is not None
-    return score
+def _gap(scores: Scores, chosen: int, rejected: int) -> float:
+    high, low = scores[chosen], scores[rejected]
+    assert high is not None
+    assert low is not None
+    return high - low

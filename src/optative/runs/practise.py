@@ -80,8 +80,9 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
         without, cut = 0, TruncationCounts()
         for prompt, record, rows in found:
             assert isinstance(record.relation, Ratings)
+            lengths = [row["num_tokens"] for row in rows]
             chosen = SELECTORS[asked.select](
-                record.relation.values, asked.pairs_per_prompt, [spec.seed, number, prompt.id]
+                record.relation.values, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id]
             )
             without += not chosen
             ids = prompt_ids(lm, prompt, job.rule, asked.max_new_tokens, cut)
@@ -93,6 +94,8 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
             "prompts": len(found),
             "answers": len(everything),
             "pairs": len(pairs),
+            "tokens of a chosen answer": _mean([len(p.group.completion_ids[0]) for p in pairs]),
+            "tokens of a rejected answer": _mean([len(p.group.completion_ids[1]) for p in pairs]),
             "prompts without a pair (all tied)": without,
             "prompts cut on the left": cut.prompts_cut,
             "empty answers": sum(not row["completion"].strip() for row in everything),
@@ -131,6 +134,10 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
     on_policy(chunked(prompts, per_round), sample=draw, label=label, select=select, train=teach)
     Journal(job.folder.metrics, journal).close()  # cuts the lines of a training that another key has replaced
     return weights
+
+
+def _mean(values: Sequence[int]) -> float:
+    return round(sum(values) / len(values), 1) if values else 0.0
 
 
 def train_stage(
