@@ -32,10 +32,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-base", max_position_embeddings=2048)
 
 
+SIZES = {"train": 16, "validation": 24, "held_out": 24, "unseen_kinds": 24, "kinds": KINDS}
+
+
 def spec(tiny: Path, **changes: object) -> dict:
     raw = {
         "name": "tiny",
-        "objective": {"verifiable_instructions": {"train": 16, "held_out": 24, "unseen_kinds": 24, "kinds": KINDS}},
+        "objective": {"verifiable_instructions": SIZES},
         "generator": {"language_model": {"model": str(tiny), "dtype": "float32", "lora": {"rank": 4}}},
         "feedback": {"on_policy": {"rounds": 2, "samples_per_prompt": 6, "max_new_tokens": 16}},
         "optimizer": {"dpo": {"learning_rate": 0.01, "units_per_step": 4, "checkpoint_every": 1, "epochs": 2}},
@@ -80,6 +83,10 @@ def test_the_run_folder_keeps_its_contract(whole: Path) -> None:
     assert {(s["split"], s["model"]) for s in samples if s["stage"] == "evaluation"} == {
         (split, model) for split in ("held_out", "unseen_kinds") for model in ("base", "steered")
     }
+    rounds = [s for s in samples if s["split"] == "validation"]
+    assert [s["stage"] for s in rounds] == ["round-1"] * 24 + ["round-2"] * 24
+    followed = sum(s["followed"] for s in rounds[24:])
+    assert manifest["counts"]["round 2"]["validation prompts followed"] == f"{followed} of 24"
     assert not any(
         str(whole.parent) in (whole / name).read_text() for name in ("README.md", "report.html", "manifest.json")
     )
@@ -161,6 +168,23 @@ def test_a_second_call_computes_nothing_and_another_spec_is_refused(tiny: Path, 
     with pytest.raises(InputError, match=r"optimizer\.beta: 0\.1 -> 0\.3"):
         optative.run(spec(tiny, optimizer={"dpo": {**spec(tiny)["optimizer"]["dpo"], "beta": 0.3}}), out=whole)
     assert evidence(whole) == kept
+
+
+def test_settings_are_chosen_on_validation_prompts_alone(tiny: Path, tmp_path: Path) -> None:
+    objective = {"verifiable_instructions": {**SIZES, "held_out": 0}}
+    done = optative.run(spec(tiny, objective=objective), out=tmp_path / "r", events=Silent())
+    assert {m["split"] for m in done.evaluation["metrics"]} == {"validation"}
+    assert "held_out" not in (done.folder / "samples.jsonl").read_text()
+    with pytest.raises(InputError, match="nothing would be measured"):
+        optative.run(spec(tiny, objective={"verifiable_instructions": {"held_out": 0}}), out=tmp_path / "n")
+
+
+def test_answers_that_are_all_alike_teach_nothing(tiny: Path, tmp_path: Path) -> None:
+    hard = ["detectable_format:title", "detectable_format:multiple_sections", "startend:end_checker"]
+    hard.append("detectable_content:number_placeholders")
+    objective = {"verifiable_instructions": {**SIZES, "kinds": hard, "validation": 0}}
+    with pytest.raises(InputError, match="nothing to learn from"):
+        optative.run(spec(tiny, objective=objective), out=tmp_path / "r", events=Silent())
 
 
 def test_a_criterion_that_is_not_met_is_said(tiny: Path, tmp_path: Path) -> None:

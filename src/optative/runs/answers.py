@@ -14,7 +14,13 @@ from optative.generators.language.sample import SamplingSettings, sample
 from optative.generators.language.tokens import Truncation, TruncationCounts, encode_prompt, start_ids
 from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
 from optative.objectives.instructions.text import Mode
+from optative.runs.job import Job
+from optative.runs.spec import Spec
 from optative.runs.stages import Stages, chunked
+
+EVALUATION_CHUNK = 128  # prompts of an evaluation that are one unit of resumption
+
+Rows = dict[str, list[dict[str, Any]]]  # rows of samples.jsonl, by split
 
 
 def as_messages(prompt: InstructionPrompt) -> list[dict[str, str]]:
@@ -104,3 +110,28 @@ def judged(
         "followed_loose": all(check.followed for check in loose),
         "mode": mode,
     }
+
+
+def evaluate(
+    job: Job,
+    spec: Spec,
+    model: str,
+    splits: Mapping[str, Sequence[InstructionPrompt]],
+    weights: str,
+    stage: str = "evaluation",
+) -> Rows:
+    """Greedy answers to prompts that training does not see, judged."""
+    settings = SamplingSettings(max_new_tokens=spec.feedback.max_new_tokens, temperature=0.0)
+    rows: Rows = {}
+    for split, prompts in splits.items():
+        key = job.key(f"{model}-{split}", 1, [[(p.id, p.prompt) for p in prompts], settings, weights, EVALUATION_CHUNK])
+        words = f"{model} on {split}"
+        found = answers(
+            job.stages, key, words, job.lm, prompts, 1, settings, rule=job.rule, seed=0, chunk=EVALUATION_CHUNK
+        )
+        rows[split] = [
+            judged(p, row, stage=stage, split=split, model=model, mode=spec.objective.mode)
+            for p, row in zip(prompts, found)
+        ]
+        job.events.say(f"  {words}: {sum(row['followed'] for row in rows[split])} of {len(prompts)} prompts followed")
+    return rows

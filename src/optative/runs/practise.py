@@ -26,7 +26,7 @@ from optative.optimizers.options import DPO
 from optative.optimizers.preference import EncodedPair, Pairs, train_preferences
 from optative.optimizers.reference import reference_logps
 from optative.optimizers.watch import selection_warnings
-from optative.runs.answers import answers, as_messages, judged, prompt_ids
+from optative.runs.answers import answers, as_messages, evaluate, judged, prompt_ids
 from optative.runs.job import Job
 from optative.runs.spec import Spec
 from optative.runs.stages import chunked
@@ -36,8 +36,13 @@ CHUNK = 32  # prompts whose samples are one unit of resumption
 Judged = list[tuple[InstructionPrompt, Judgement, list[dict[str, Any]]]]
 
 
-def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
-    """All rounds; leaves the trained adapter in the model and returns the identity of its weights."""
+def practise(
+    job: Job, spec: Spec, prompts: Sequence[InstructionPrompt], validation: Sequence[InstructionPrompt] = ()
+) -> str:
+    """All rounds; leaves the trained adapter in the model and returns the identity of its weights.
+
+    validation: prompts on which the policy is measured after each round.
+    """
     asked, mode, lm = spec.feedback, spec.objective.mode, job.lm
     weights, journal, steps = lm.fingerprint, 0, 0
     settings = SamplingSettings(
@@ -104,15 +109,13 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
         job.counts[f"round {number}"] = counts
         job.events.say(f"  round {number}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
         job.warnings += selection_warnings(number, len(found), without, len(pairs))
-        if not pairs:
-            raise InputError(
-                f"round {number}: no prompt had answers of different score, so there is nothing to learn from",
-                hint="More samples_per_prompt, a higher temperature or other prompts may help.",
-            )
         return pairs
 
     def teach(number: int, pairs: Sequence[EncodedPair]) -> None:
         nonlocal weights, journal, steps
+        if not pairs:
+            job.events.warn(f"round {number} taught nothing: no prompt had answers of different score")
+            return
         labels = [[p.key, p.strength, p.confidence] for p in pairs]
         inputs = [labels, spec.optimizer, spec.generator.lora, spec.generator.adapter, weights, spec.seed, steps]
         key = job.key(f"train-{number}", 1, inputs)
@@ -129,9 +132,22 @@ def practise(job: Job, spec: Spec, prompts: Sequence[InstructionPrompt]) -> str:
         )
         journal, steps = taught["journal_offset"], taught["steps"]
         weights = taught["weights"]
+        if validation:
+            with merged(lm):
+                rows = evaluate(job, spec, "policy", {"validation": validation}, weights, stage=f"round-{number}")[
+                    "validation"
+                ]
+            job.rows += rows
+            right = sum(row["followed"] for row in rows)
+            job.counts[f"round {number}"]["validation prompts followed"] = f"{right} of {len(rows)}"
 
     per_round = -(-len(prompts) // asked.rounds)
     on_policy(chunked(prompts, per_round), sample=draw, label=label, select=select, train=teach)
+    if not steps:
+        raise InputError(
+            "no prompt had answers of different score, so there is nothing to learn from",
+            hint="More samples_per_prompt, a higher temperature or other prompts may help.",
+        )
     Journal(job.folder.metrics, journal).close()  # cuts the lines of a training that another key has replaced
     return weights
 

@@ -18,7 +18,6 @@ from optative.evaluation.independence import prompt_hash
 from optative.generators.language.adapters import adapter_off, add_lora, has_adapter, merged
 from optative.generators.language.load import open_language_model
 from optative.generators.language.packing import Group
-from optative.generators.language.sample import SamplingSettings
 from optative.generators.language.score import divergence, score
 from optative.generators.language.tokens import Truncation, TruncationCounts
 from optative.objectives.instructions.check import InstructionPrompt
@@ -26,7 +25,7 @@ from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.kinds import TRAINED_KINDS
 from optative.objectives.instructions.text import measured_with
 from optative.optimizers.watch import training_warnings
-from optative.runs.answers import answers, judged, prompt_ids
+from optative.runs.answers import Rows, evaluate, prompt_ids
 from optative.runs.finish import finish, verdict
 from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.practise import practise
@@ -34,10 +33,7 @@ from optative.runs.spec import Spec, load_spec
 from optative.runs.stages import chunked
 from optative.runs.tracking import check_trackers, write_trackers
 
-CHUNK = 128  # prompts of an evaluation that are one unit of resumption
 KL_PROMPTS = 64  # the exact divergence needs the logits of two models; some of the held-out prompts are enough
-
-Rows = dict[str, list[dict[str, Any]]]  # by split
 
 
 def run(
@@ -71,8 +67,9 @@ def run(
 def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
     wanted = spec.objective
     practice = generate("train", wanted.train, spec.seed, wanted.kinds)
-    splits = {"validation": generate("validation", wanted.validation, kinds=wanted.kinds)}
-    if wanted.evaluate_on == "held_out":
+    validation = generate("validation", wanted.validation, kinds=wanted.kinds) if wanted.validation else []
+    splits = {"validation": validation}
+    if wanted.held_out:
         splits = {
             "held_out": generate("held_out", wanted.held_out, kinds=wanted.kinds),
             "unseen_kinds": generate("unseen_kinds", wanted.unseen_kinds),
@@ -83,12 +80,12 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
     rule = Truncation(max_length=length, on_long_prompt=spec.generator.on_long_prompt)
     job = Job(folder, lm, events, {"name": spec.name, "key": spec.key[:8], "kind": "run", "seed": spec.seed}, rule)
 
-    base = _evaluate(job, spec, "base", splits, lm.fingerprint)
+    base = evaluate(job, spec, "base", splits, lm.fingerprint)
     if not has_adapter(lm):  # else the spec named an adapter to start from
         add_lora(lm, spec.generator.lora, seed=spec.seed)
-    weights = practise(job, spec, practice)
+    weights = practise(job, spec, practice, validation if wanted.held_out else [])
     with merged(lm):
-        steered = _evaluate(job, spec, "steered", splits, weights)
+        steered = evaluate(job, spec, "steered", splits, weights)
     kl = _drift(job, spec, base, steered, {p.id: p for own in splits.values() for p in own}, weights)
     job.rows += [row for rows in (base, steered) for own in rows.values() for row in own]
     job.write_samples()
@@ -125,24 +122,6 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
     finish(folder, lm, events)
     unmet = [criterion["why"] for criterion in evaluation["criteria"] if not criterion["met"]]
     return Run(folder.path, evaluation, not unmet, "; ".join(unmet))
-
-
-def _evaluate(
-    job: Job, spec: Spec, model: str, splits: Mapping[str, Sequence[InstructionPrompt]], weights: str
-) -> Rows:
-    """Greedy answers to prompts that training does not see, judged."""
-    settings = SamplingSettings(max_new_tokens=spec.feedback.max_new_tokens, temperature=0.0)
-    rows: Rows = {}
-    for split, prompts in splits.items():
-        key = job.key(f"{model}-{split}", 1, [[(p.id, p.prompt) for p in prompts], settings, weights, CHUNK])
-        words = f"{model} on {split}"
-        found = answers(job.stages, key, words, job.lm, prompts, 1, settings, rule=job.rule, seed=0, chunk=CHUNK)
-        rows[split] = [
-            judged(p, row, stage="evaluation", split=split, model=model, mode=spec.objective.mode)
-            for p, row in zip(prompts, found)
-        ]
-        job.events.say(f"  {words}: {sum(row['followed'] for row in rows[split])} of {len(prompts)} prompts followed")
-    return rows
 
 
 def _drift(
