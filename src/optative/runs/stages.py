@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from optative.core.events import Events
 from optative.core.files import Journal, read_json, write_json
 from optative.core.ids import content_hash
+from optative.core.memory import release
 
 Chunk = TypeVar("Chunk")
 
@@ -57,6 +58,7 @@ class Stages:
                     seconds += time.perf_counter() - started
                     write_json(self.folder / f"{key}.time.json", {"seconds": seconds})
                     advance(before, total, "")
+                    release()
         return [row for rows in done for row in rows]
 
     def value(self, key: str, compute: Callable[[], Any]) -> Any:

@@ -16,6 +16,7 @@ import torch
 
 from optative.core.errors import OptativeError
 from optative.core.files import Journal
+from optative.core.memory import release
 from optative.training.checkpoint import load_checkpoint, save_checkpoint
 from optative.training.options import StepOptions
 from optative.training.schedule import learning_rate
@@ -97,6 +98,7 @@ def train(
                     f"step {first_step + index + 1}: the gradient is not finite; lower the learning rate"
                 )
             optimizer.step()
+            release()
             line: dict[str, Any] = {"step": first_step + index + 1, **(labels or {})}
             line["epoch"] = round((index + 1) / steps_per_epoch, 4)
             line |= {"loss": total, "learning_rate": rate, "grad_norm": norm}
