@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -54,6 +55,17 @@ def test_commands(command: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     if command.startswith("optative align"):
         assert (folder / done.stdout.splitlines()[-1] / "report.html").exists()
+
+
+def test_the_table_of_results_is_the_recorded_one() -> None:
+    benchmarks = README.parent / "benchmarks"
+    program = importlib.util.spec_from_file_location("seeds", benchmarks / "long" / "seeds.py")
+    assert program
+    assert program.loader
+    seeds = importlib.util.module_from_spec(program)
+    program.loader.exec_module(seeds)
+    for record in (benchmarks / "results").glob("[df]*.json"):  # demo, full
+        assert seeds.table(json.loads(record.read_text())) in README.read_text("utf-8"), record.name
 
 
 @pytest.mark.model

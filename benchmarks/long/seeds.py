@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/long/seeds.py --name full examples/instruction_following_full.yaml --seeds 0
 
 Writes `benchmarks/results/<name>.json`: for each seed the wall time and peak memory of the process, the figures of its
-evaluation with their intervals, the warnings, the versions and the hardware; and whether each bar is met. Runs that are
-there already are resumed, so an interrupted call loses at most one unit of work; then its wall time is left out.
+evaluation with their intervals, the warnings, the versions and the hardware; and whether each bar is met. A seed that is
+recorded already is kept as it is. Runs that are there are resumed, so an interrupted call loses at most one unit of work;
+then its wall time is left out.
 """
 
 from __future__ import annotations
@@ -79,6 +80,34 @@ def verdicts(result: dict[str, Any], name: str) -> dict[str, bool]:
     }
 
 
+def read(record: Path) -> list[dict[str, Any]]:
+    return json.loads(record.read_text())["seeds"] if record.exists() else []
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as a Markdown table, one line a seed; the README shows it."""
+    lines = [
+        "| seed | held-out prompts, n | base | steered | difference (95 % interval) | kinds never trained on | gained, lost "
+        "| length ratio | distinct-2 ratio | fluency, nats | KL, nats | minutes | peak memory |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for seed in record["seeds"]:
+        found = {(m["name"], m["split"]): m for m in seed["metrics"]}
+        accuracy, unseen = (found["prompt_accuracy", split] for split in ("held_out", "unseen_kinds"))
+        length, distinct = found["completion_tokens", "held_out"], found["distinct_2", "held_out"]
+        flips, wall = seed["flips"]["held_out"], seed["wall_seconds"]
+        low, high = (100 * end for end in accuracy["interval"])
+        lines.append(
+            f"| {seed['seed']} | {accuracy['n']} | {accuracy['base']:.1%} | {accuracy['steered']:.1%} "
+            f"| {100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f}) "
+            f"| {unseen['base']:.1%} to {unseen['steered']:.1%} (n {unseen['n']}) | {flips['gained']}, {flips['lost']} "
+            f"| {length['steered'] / length['base']:.2f} | {distinct['steered'] / distinct['base']:.2f} "
+            f"| {found['logp_base_per_token', 'held_out']['difference']:+.2f} | {found['kl', 'held_out']['steered']:.2f} "
+            f"| {'resumed' if wall is None else f'{wall / 60:.1f}'} | {seed['peak_memory_bytes'] / 1e9:.1f} GB |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", nargs="?", type=Path, help="a spec; without one, the example that optative comes with")
@@ -88,16 +117,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="passed on to optative run")
     asked = parser.parse_args()
     record = HERE.parent / "results" / f"{asked.name}.json"
-    results = []
     for seed in asked.seeds:
+        if seed in {old["seed"] for old in read(record)}:
+            continue
         result = one(asked.spec, seed, asked.runs / f"{asked.name}-seed{seed}", asked.set)
         result["bars"] = verdicts(result, asked.name)
-        results.append(result)
-        about = {"command": " ".join(["python", "benchmarks/long/seeds.py", *sys.argv[1:]]), "seeds": results}
+        command = ["python", "benchmarks/long/seeds.py", *sys.argv[1:]]
+        results = sorted([*read(record), {**result, "command": " ".join(command)}], key=lambda r: r["seed"])
         record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        record.write_text(json.dumps({"seeds": results}, indent=1, ensure_ascii=False) + "\n")
         found = next(m for m in result["metrics"] if m["name"] == "prompt_accuracy" and m["split"] == "held_out")
         print(f"seed {seed}: {found['base']:.1%} -> {found['steered']:.1%} {found['interval']} bars {result['bars']}")
+    print(table({"seeds": read(record)}))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ def evaluate(
         Literal["strict", "published"] | None,
         typer.Option("--mode", help="Rules: published (default with --ifeval) or strict.", show_default=False),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")] = 128,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Longest answer; default 128, and 1280 with --ifeval."),
+    ] = None,
     endpoint_model: Annotated[
         str | None, typer.Option("--endpoint-model", help="The model's name at the endpoint.", show_default=False)
     ] = None,
@@ -79,12 +82,13 @@ def evaluate(
         return
     from rich.table import Table
 
+    def shown(value: float | None, name: str) -> str:
+        return "not defined" if value is None else f"{value:.1%}" if "accuracy" in name else f"{value:.3f}"
+
     table = Table("metric", "split", "value", "interval", "n", title=f"{done['model']}, rules: {done['mode']}")
     for m in done["metrics"]:
-        low, high = m["base_interval"]
-        shown = (lambda x: f"{x:.1%}") if "accuracy" in m["name"] else (lambda x: f"{x:.3f}")
-        interval = "not defined" if low is None else f"{shown(low)} to {shown(high)}"
-        table.add_row(m["name"], m["split"], shown(m["base"]), interval, str(m["n"]))
+        bounds = " to ".join(shown(end, m["name"]) for end in m.get("base_interval") or ())
+        table.add_row(m["name"], m["split"], shown(m["base"], m["name"]), bounds, str(m["n"]))
     words = console(stderr=True)
     words.print(table)
     for warning in done["warnings"]:
