@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/long/seeds.py --name full examples/instruction_following_full.yaml --seeds 0
 
 Writes `benchmarks/results/<name>.json`: for each seed the wall time and peak memory of the process, the figures of its
-evaluation with their intervals, the warnings, the versions and the hardware; and whether each bar is met. A seed that is
-recorded already is kept as it is. Runs that are there are resumed, so an interrupted call loses at most one unit of work;
-then its wall time is left out.
+evaluation with their intervals, the warnings, the versions and the hardware; and whether each bar is met. A seed that
+is recorded already is kept as it is. Runs that are there are resumed, so an interrupted call loses at most one unit of
+work; then its wall time is left out.
 """
 
 from __future__ import annotations
@@ -86,25 +86,44 @@ def read(record: Path) -> list[dict[str, Any]]:
 
 def table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, one line a seed; the README shows it."""
-    lines = [
-        "| seed | held-out prompts, n | base | steered | difference (95 % interval) | kinds never trained on | gained, lost "
-        "| length ratio | distinct-2 ratio | fluency, nats | KL, nats | minutes | peak memory |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    columns = (
+        "seed",
+        "prompts",
+        "base",
+        "steered",
+        "difference (95 % interval)",
+        "kinds never trained on",
+        "gained, lost",
+        "length ratio",
+        "distinct-2 ratio",
+        "fluency, nats",
+        "KL, nats",
+        "minutes",
+        "peak memory",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|" + "--:|" * len(columns)]
     for seed in record["seeds"]:
         found = {(m["name"], m["split"]): m for m in seed["metrics"]}
         accuracy, unseen = (found["prompt_accuracy", split] for split in ("held_out", "unseen_kinds"))
         length, distinct = found["completion_tokens", "held_out"], found["distinct_2", "held_out"]
         flips, wall = seed["flips"]["held_out"], seed["wall_seconds"]
         low, high = (100 * end for end in accuracy["interval"])
-        lines.append(
-            f"| {seed['seed']} | {accuracy['n']} | {accuracy['base']:.1%} | {accuracy['steered']:.1%} "
-            f"| {100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f}) "
-            f"| {unseen['base']:.1%} to {unseen['steered']:.1%} (n {unseen['n']}) | {flips['gained']}, {flips['lost']} "
-            f"| {length['steered'] / length['base']:.2f} | {distinct['steered'] / distinct['base']:.2f} "
-            f"| {found['logp_base_per_token', 'held_out']['difference']:+.2f} | {found['kl', 'held_out']['steered']:.2f} "
-            f"| {'resumed' if wall is None else f'{wall / 60:.1f}'} | {seed['peak_memory_bytes'] / 1e9:.1f} GB |"
+        cells = (
+            seed["seed"],
+            accuracy["n"],
+            f"{accuracy['base']:.1%}",
+            f"{accuracy['steered']:.1%}",
+            f"{100 * accuracy['difference']:+.1f} points ({low:+.1f} to {high:+.1f})",
+            f"{unseen['base']:.1%} to {unseen['steered']:.1%} (n {unseen['n']})",
+            f"{flips['gained']}, {flips['lost']}",
+            f"{length['steered'] / length['base']:.2f}",
+            f"{distinct['steered'] / distinct['base']:.2f}",
+            f"{found['logp_base_per_token', 'held_out']['difference']:+.2f}",
+            f"{found['kl', 'held_out']['steered']:.2f}",
+            "resumed" if wall is None else f"{wall / 60:.1f}",
+            f"{seed['peak_memory_bytes'] / 1e9:.1f} GB",
         )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
