@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny_model
 
 from optative.cli.main import main
 from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.ifeval import write_ifeval
+from tiny_models import save_tiny_model
 
 
 @pytest.fixture(scope="module")
