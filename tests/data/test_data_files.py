@@ -71,9 +71,9 @@ def make(kind: str, folder: Path) -> Path:
     match kind.split("-")[0]:
         case "lines.jsonl" | "packed.jsonl.gz" | "misnamed.jsonl":
             data = as_lines().encode()
-            path.write_bytes(data if kind == "lines.jsonl" else gzip.compress(data))
+            path.write_bytes(data if kind == "lines.jsonl" else gzip.compress(data, mtime=0))
         case "marked.jsonl.gz":
-            path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + as_lines().encode()))
+            path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + as_lines().encode(), mtime=0))
         case "joined.jsonl":
             path.write_bytes(
                 b"".join(b"\xef\xbb\xbf" + line + b"\r\n\r\n" for line in as_lines().encode().splitlines())
@@ -101,7 +101,7 @@ def make(kind: str, folder: Path) -> Path:
         case "cells.tsv":
             path.write_bytes(as_csv("\t").encode())
         case "cells.csv.gz":
-            path.write_bytes(gzip.compress(as_csv().encode()))
+            path.write_bytes(gzip.compress(as_csv().encode(), mtime=0))
         case "table.parquet":
             pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=2)
         case "file.arrow" | "stream.arrow":
@@ -194,8 +194,8 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("a.json", b" [ ] ", r"a\.json: no records"),
     ("a.json", b'{"data": []}', r"a\.json: no records"),
     ("a.csv", b"prompt,chosen,rejected\n", r"a\.csv: no records"),
-    ("a.jsonl.gz", gzip.compress(b""), r"a\.jsonl\.gz: empty file"),
-    ("a.jsonl.gz", gzip.compress(LINE * 9999)[:60], "damaged or cut short"),
+    ("a.jsonl.gz", gzip.compress(b"", mtime=0), r"a\.jsonl\.gz: empty file"),
+    ("a.jsonl.gz", gzip.compress(LINE * 9999, mtime=0)[:60], "damaged or cut short"),
     ("a.jsonl", LINE + b'\n{"prompt": "p"\n', r"a\.jsonl:2: broken JSON at character \d+"),
     ("a.jsonl", LINE + b",\n" + LINE, r"a\.jsonl:1: broken JSON.*Extra data(.|\n)*without a comma"),
     ("a.jsonl", LINE[:-1] + b",}", r"a\.jsonl:1: broken JSON"),
