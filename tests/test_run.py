@@ -199,3 +199,31 @@ def test_a_prompt_longer_than_the_context_stops_before_any_work(tmp_path: Path) 
     short = save_tiny_model(tmp_path / "short", max_position_embeddings=64)
     with pytest.raises(InputError, match=r"leaves no room for an answer.*fewer than max_length = 64"):
         optative.run(spec(short), out=tmp_path / "r", events=Silent())
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec(tiny)))
+    interrupting = CHILD.replace("signal.SIGKILL", "signal.SIGINT").replace(
+        "optative.run(Path(sys.argv[1]), out=sys.argv[2], events=Silent())",
+        "from optative.cli.main import main\nsys.exit(main(['run', sys.argv[1], '--out', sys.argv[2]]))",
+    )
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", interrupting, str(tmp_path / "spec.yaml"), str(tmp_path / "run"), "14"]
+    done = subprocess.run(command, capture_output=True, text=True, env=threads)
+    assert done.returncode == 130, done.stderr
+    assert "run the same command to resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob("*.part"))
+    optative.run(tmp_path / "spec.yaml", out=tmp_path / "run", events=Silent())
+    assert evidence(tmp_path / "run") == evidence(whole)
+
+
+def test_tensorboard_shows_the_journal(tiny: Path, whole: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # written anew by a resumed run, so that no point is doubled
+        optative.run(spec(tiny, track=["tensorboard"]), out=whole, events=Silent())
+    shown = accumulator.EventAccumulator(str(whole / "tensorboard"))
+    shown.Reload()
+    points = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in shown.Scalars("loss")]
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").open()]
+    assert [(line["step"], line["loss"]) for line in lines] == points
