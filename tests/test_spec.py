@@ -87,6 +87,7 @@ def test_wrong_specs(tmp_path, old, new, message):
         ("optimizer.dpo.betta=1", "nearest is 'beta'"),
         ("optimiser.dpo.beta=1", "unknown key 'optimiser'; the nearest is 'optimizer'"),
         ("optimizer.dpo.beta", "expected a.b=value"),
+        ("optimizer.dpo.eval_every=5", "cannot act: an on-policy run has no held-out pairs"),
         ("seed.x=1", "is not a mapping"),
         ("track=[wandb]", "unknown name 'wandb'"),
         ("optimizer.dpo.beta=[", "not YAML"),

@@ -158,13 +158,22 @@ def load_spec(
             line=lines.get("generator"),
             field="generator",
         )
+    optimizer = part("optimizer", OPTIMIZERS)
+    if optimizer.eval_every:
+        raise InputError(
+            "cannot act: an on-policy run has no held-out pairs to measure between steps",
+            file=file,
+            line=lines.get("optimizer.dpo.eval_every"),
+            field="optimizer.dpo.eval_every",
+            hint="objective.verifiable_instructions.validation: 100 measures the policy after each round.",
+        )
     return (
         Spec(
             name=document.name,
             objective=part("objective", OBJECTIVES),
             generator=generator,
             feedback=part("feedback", FEEDBACK),
-            optimizer=part("optimizer", OPTIMIZERS),
+            optimizer=optimizer,
             evaluation=document.evaluation,
             require=document.require,
             track=document.track,
