@@ -59,8 +59,11 @@ def practise(
 
     def label(number: int, own: Sequence[InstructionPrompt], rows: list[dict[str, Any]]) -> Judged:
         found: Judged = []
+        by_prompt: dict[str, list[dict[str, Any]]] = {prompt.id: [] for prompt in own}
+        for row in rows:
+            by_prompt[row["id"]].append(row)
         for prompt in own:
-            mine = [row for row in rows if row["id"] == prompt.id]
+            mine = by_prompt[prompt.id]
             job.rows += [
                 judged(prompt, row, stage=f"round-{number}", split="train", model="policy", mode=mode) for row in mine
             ]
