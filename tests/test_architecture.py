@@ -186,6 +186,6 @@ def test_planted_machine_names_are_found() -> None:
     path, host = MACHINES.values()
     for text in ("'/root" + "/x'", "(/w" + "ork/main)", f"see {ROOT}/README.md"):
         assert re.search(path, text)
-    for text in ("net/w" + "ork/x", "~/root/x", "a/root/b", "$HOME/root/x", "/home/somebody/x"):
+    for text in ("net/w" + "ork/x", "~/ro" + "ot/x", "a/ro" + "ot/b", "$HOME/ro" + "ot/x", "/home/somebody/x"):
         assert not re.search(path, text)
     assert re.search(host, "https://py" + "pi.org/simple")

@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-BARS = {  # metric, split -> what is asked of the difference or the ratio, as the project's first issue states it
-    "smallest gain on held-out prompts": {"demo": 0.08, "full": 0.15},
-    "length ratio": (0.5, 2.0),
-    "distinct-2 ratio": 0.9,
-    "largest fall of fluency in nats": 0.3,
-}
+SMALLEST_GAIN = {"demo": 0.08, "full": 0.15}  # of prompt accuracy on held-out prompts, as the first issue states it
+LENGTH_RATIO = (0.5, 2.0)
+SMALLEST_DISTINCT_2_RATIO = 0.9
+LARGEST_FALL_OF_FLUENCY = 0.3  # nats
 
 
 def one(spec: Path | None, seed: int, folder: Path, settings: list[str]) -> dict[str, Any]:
@@ -69,14 +67,14 @@ def verdicts(result: dict[str, Any], name: str) -> dict[str, bool]:
     """Each bar of the issue, met or not, from the figures of one seed on the held-out prompts."""
     found = {m["name"]: m for m in result["metrics"] if m["split"] == "held_out"}
     accuracy, length = found["prompt_accuracy"], found["completion_tokens"]
-    low, high = BARS["length ratio"]  # type: ignore[misc]
+    low, high = LENGTH_RATIO
     distinct, fluency = found["distinct_2"], found["logp_base_per_token"]
     return {
-        "gain": accuracy["difference"] >= BARS["smallest gain on held-out prompts"].get(name, 0.08),  # type: ignore[attr-defined]
+        "gain": accuracy["difference"] >= SMALLEST_GAIN[name],
         "interval above zero": accuracy["interval"][0] > 0,
         "length ratio": low <= length["steered"] / length["base"] <= high,
-        "distinct-2": distinct["steered"] / distinct["base"] >= BARS["distinct-2 ratio"],
-        "fluency": fluency["difference"] >= -BARS["largest fall of fluency in nats"],  # type: ignore[operator]
+        "distinct-2": distinct["steered"] / distinct["base"] >= SMALLEST_DISTINCT_2_RATIO,
+        "fluency": fluency["difference"] >= -LARGEST_FALL_OF_FLUENCY,
     }
 
 
@@ -130,7 +128,7 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", nargs="?", type=Path, help="a spec; without one, the example that optative comes with")
-    parser.add_argument("--name", required=True, help="name of the record: demo, full")
+    parser.add_argument("--name", required=True, choices=SMALLEST_GAIN, help="name of the record, and whose bars count")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders go")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="passed on to optative run")
