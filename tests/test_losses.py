@@ -65,7 +65,7 @@ def test_wrong_shapes_are_errors_not_broadcasts():
 
 def test_nll_refuses_an_empty_completion():
     assert nll(torch.tensor([-6.0, -1.0]), torch.tensor([3.0, 1.0])).tolist() == [2.0, 1.0]
-    with pytest.raises(ValueError, match="without tokens"):
+    with pytest.raises(ValueError, match="has no tokens"):
         nll(torch.tensor([-6.0]), torch.tensor([0.0]))
 
 
