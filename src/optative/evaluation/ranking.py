@@ -19,6 +19,7 @@ import numpy as np
 
 from optative.core.errors import InputError
 from optative.evaluation.figures import Figure, score_figure, warning
+from optative.evaluation.pairs import half_ties, ranked_right
 
 FEW_PAIRS = 30
 NUMBERS = ("base_chosen", "base_rejected", "steered_chosen", "steered_rejected")
@@ -44,16 +45,16 @@ def assemble_ranking(
     base_chosen, base_rejected, chosen, rejected = (np.array([float(r[name]) for r in rows]) for name in NUMBERS)
     margin = beta * ((chosen - base_chosen) - (rejected - base_rejected))
     pairs: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float] | None]] = {
-        "ranking_accuracy": (_half_ties(base_chosen - base_rejected), _half_ties(chosen - rejected), (0, 1)),
-        "reward_accuracy": (np.full(len(rows), 0.5), _half_ties(margin), (0, 1)),
+        "ranking_accuracy": (ranked_right(base_chosen, base_rejected), ranked_right(chosen, rejected), (0, 1)),
+        "reward_accuracy": (np.full(len(rows), 0.5), half_ties(margin), (0, 1)),
         "reward_margin": (np.zeros(len(rows)), margin, None),
         "chosen_logp": (base_chosen, chosen, None),
         "rejected_logp": (base_rejected, rejected, None),
     }
     if all(row.get(name) for row in rows for name in TOKENS):
         own, other = (np.array([float(r[name]) for r in rows]) for name in TOKENS)
-        before, after = base_chosen / own - base_rejected / other, chosen / own - rejected / other
-        pairs["ranking_accuracy_per_token"] = (_half_ties(before), _half_ties(after), (0, 1))
+        before = ranked_right(base_chosen, base_rejected, own, other)
+        pairs["ranking_accuracy_per_token"] = (before, ranked_right(chosen, rejected, own, other), (0, 1))
     figures = {
         name: score_figure(
             name,
@@ -77,11 +78,6 @@ def assemble_ranking(
         "mode": "preferences",
         "criteria": [],
     }
-
-
-def _half_ties(differences: np.ndarray) -> np.ndarray:
-    """1 where the first is larger, 0 where it is smaller, 0.5 where both are equal."""
-    return (np.sign(differences) + 1) / 2
 
 
 def _verify(rows: Sequence[Mapping[str, Any]]) -> None:
