@@ -82,7 +82,7 @@ def dumbbells(name: str, title: str, rows: Sequence[Dumbbell]) -> str:
     pitch, top, bottom = 31.0, 2.0, 38.0
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=136, right=42, top=top, bottom=bottom)
+        axes = plot_axes(figure, height, left=136, right=42, top=top, bottom=bottom)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         _percent_axis(axes)
         for y, row in enumerate(rows):
@@ -105,7 +105,7 @@ def dumbbells(name: str, title: str, rows: Sequence[Dumbbell]) -> str:
             )  # fmt: skip
         axes.set_yticks([])
 
-    return _svg(name, title, draw, top + bottom + pitch * max(len(rows), 1))
+    return drawn(name, title, draw, top + bottom + pitch * max(len(rows), 1))
 
 
 def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
@@ -113,7 +113,7 @@ def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
     pitch, top, bottom = 45.0, 2.0, 38.0
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=12, right=12, top=top, bottom=bottom)
+        axes = plot_axes(figure, height, left=12, right=12, top=top, bottom=bottom)
         low, high = min(0.0, *(row.low for row in rows)), max(0.0, *(row.high for row in rows))
         pad = 0.06 * (high - low) or 1.0
         axes.set_xlim(low - pad, high + pad)
@@ -130,7 +130,7 @@ def forest(name: str, title: str, rows: Sequence[Difference]) -> str:
             _label(axes, y - 0.3, _short(row.label, 48), "ink", 11, offset=2)
             _label(axes, y - 0.02, _short(row.note, 48), "muted", 9.5, offset=2)
 
-    return _svg(name, title, draw, top + bottom + pitch * max(len(rows), 1))
+    return drawn(name, title, draw, top + bottom + pitch * max(len(rows), 1))
 
 
 def curves(name: str, title: str, lines: Sequence[Curve], rounds: Sequence[float] = (), zero: bool = False) -> str:
@@ -139,7 +139,7 @@ def curves(name: str, title: str, lines: Sequence[Curve], rounds: Sequence[float
     from matplotlib.ticker import MaxNLocator
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=44, right=10, top=8, bottom=36)
+        axes = plot_axes(figure, height, left=44, right=10, top=8, bottom=36)
         axes.grid(axis="y", lw=0.8)
         axes.set_xlabel("step", fontsize=10.5)
         for start in rounds:
@@ -162,14 +162,14 @@ def curves(name: str, title: str, lines: Sequence[Curve], rounds: Sequence[float
         axes.locator_params(axis="y", nbins=5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    return _svg(name, title, draw, 180)
+    return drawn(name, title, draw, 180)
 
 
 def lengths(name: str, title: str, base: Sequence[float], steered: Sequence[float]) -> str:
     """Two distributions over shared bins: base filled, steered outlined; the ticks below are the medians."""
 
     def draw(figure: Figure, height: float) -> None:
-        axes = _axes(figure, height, left=44, right=10, top=8, bottom=36)
+        axes = plot_axes(figure, height, left=44, right=10, top=8, bottom=36)
         top = max(*base, *steered, 1.0)
         edges = np.linspace(0, top, 25)
         for values, role, filled in ((base, "base", True), (steered, "steered", False)):
@@ -187,7 +187,7 @@ def lengths(name: str, title: str, base: Sequence[float], steered: Sequence[floa
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         axes.locator_params(axis="y", nbins=5)
 
-    return _svg(name, title, draw, 180)
+    return drawn(name, title, draw, 180)
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
@@ -208,7 +208,7 @@ def _thinned(steps: Sequence[float], values: Sequence[float], most: int) -> tupl
     return [float(steps[i]) for i in keep], [float(values[i]) for i in keep]
 
 
-def _axes(figure: Figure, height: float, *, left: float, right: float, top: float, bottom: float) -> Axes:
+def plot_axes(figure: Figure, height: float, *, left: float, right: float, top: float, bottom: float) -> Axes:
     """Axes with fixed margins in view-box units: the layout never depends on how wide a font is on this machine."""
     axes = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height))
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -238,7 +238,8 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def _svg(name: str, title: str, draw: Callable[[Figure, float], None], height: float) -> str:
+def drawn(name: str, title: str, draw: Callable[[Figure, float], None], height: float) -> str:
+    """The SVG of what `draw` puts on a figure of WIDTH by `height`, themed; `name` starts its ids."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

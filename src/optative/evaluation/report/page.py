@@ -60,10 +60,15 @@ def render_report(folder: Path) -> str:
     """
     run = read_run_folder(Path(folder))
     shown = content(run)
-    css = (files(__package__) / "templates" / "report.css").read_text("utf-8") + _filters(shown["examples"])
+    return page("report.html.j2", _filters(shown["examples"]), shown)
+
+
+def page(template: str, extra_css: str, shown: Mapping[str, Any]) -> str:
+    """A template of this package as one HTML page that carries its style and forbids everything else."""
+    css = (files(__package__) / "templates" / "report.css").read_text("utf-8") + extra_css
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return _environment().get_template("report.html.j2").render(css=Markup(css), policy=policy, **shown)
+    return _environment().get_template(template).render(css=Markup(css), policy=policy, **shown)
 
 
 def _filters(examples: Mapping[str, Any]) -> str:
