@@ -455,7 +455,7 @@ LOSSES: dict[str, Loss] = {
         _AT + "pairs:discopop",
         "pair",
         "-(1 - m) logsig(b D) + m exp(-b D), m = sig(b D / tau)",
-        "An alternative to DPO when a sweep over losses is affordable.",
+        "An alternative to DPO when a sweep over losses is affordable; its slope at 0 points the wrong way.",
         "Lu et al. 2024, arXiv:2406.08414, eq. 5",
     ),
     "sigmoid_norm": Loss(

@@ -305,8 +305,9 @@ def discopop(
 ) -> torch.Tensor:
     """The log-ratio modulated loss that DiscoPOP found (Lu et al. 2024, arXiv:2406.08414, eq. 5), [B].
 
-    For tau up to 1 the exponential is only where it is small; it is taken together with its weight, so that neither
-    overflows alone.
+    Not convex, as the paper says: with tau 0.05 its slope at a difference of 0 points to the *rejected* answer, and it
+    has a minimum of its own a little below 0. For tau up to 1 the exponential is small where it counts; it is taken
+    together with its weight, so that neither overflows alone.
 
     >>> l = torch.tensor([-2.0])
     >>> discopop(l, l, l, l, beta=0.5, tau=0.05)

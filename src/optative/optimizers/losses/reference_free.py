@@ -55,7 +55,7 @@ def alphapo(
 ) -> torch.Tensor:
     """SimPO with the reward (1 - p^-alpha) / alpha of the geometric mean p of token probabilities, [B].
 
-    Gupta et al. 2025, arXiv:2501.03884, eq. 5. alpha -> 0 is SimPO. Beyond exponents of 40 the reward goes on as its
+    Gupta et al. 2025, arXiv:2501.03884, eq. 5. alpha -> 0 is SimPO. Beyond exponents of 30 the reward goes on as its
     tangent (`divergence.bounded_expm1`).
 
     >>> l, tokens = torch.tensor([-2.0]), torch.tensor([4.0])
