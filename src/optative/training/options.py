@@ -20,3 +20,13 @@ class StepOptions(Config):
     )
     epochs: int = Field(1, ge=1, description="Passes over the units.")
     checkpoint_every: int = Field(10, ge=1, description="Steps between checkpoints; a crash loses at most these.")
+    early_stopping: int = Field(
+        0, ge=0, description="Stop after so many evaluations without a smaller held-out loss; 0: never."
+    )
+    keep_best: bool = Field(
+        False, description="End with the weights of the evaluation whose held-out loss was the smallest."
+    )
+    shard: bool = Field(
+        False,
+        description="Under torchrun: split each layer's weights over the processes (FSDP2); else each has a copy.",
+    )
