@@ -227,7 +227,8 @@ def test_curves_agree_with_a_slow_count() -> None:
 
 def test_easy_pairs_flip_first() -> None:
     found = steps(size=400)
-    rows = flips_by_difficulty(found, 2)
+    now = found.chosen_SB[2] > found.rejected_SB[2]
+    rows = flips_by_difficulty(found.ref_chosen_B, found.ref_rejected_B, now)
     assert sum(row["n"] for row in rows) == describe_curves(found)["initially_wrong"]
     assert [row["difficulty"] for row in rows] == sorted(row["difficulty"] for row in rows)
     assert rows[0]["flipped"] > rows[-1]["flipped"] + 0.3

@@ -70,6 +70,12 @@ VERBS: dict[str, Verb] = {
     "compare": Verb(
         "compare:compare", "Compare two runs or result files, paired.", LOOK, "optative compare runs/first runs/second"
     ),
+    "diagnose": Verb(
+        "diagnose:app",
+        "Show what a model ranks right, and why.",
+        LOOK,
+        "optative diagnose pairs pairs.jsonl --model runs/mine/adapter --reference smollm2-135m-instruct",
+    ),
     "report": Verb(
         "report:report", "Write a run's report as one HTML file.", LOOK, "optative report runs/demo-1a2b3c4d"
     ),

@@ -71,18 +71,20 @@ def pair_curves(found: PairSteps) -> PairCurves:
     )
 
 
-def flips_by_difficulty(found: PairSteps, step: int, parts: int = 4) -> list[dict[str, Any]]:
-    """The initially wrong pairs in equal parts by difficulty, easiest first: how many are right at index `step`.
+def flips_by_difficulty(
+    ref_chosen_B: Any, ref_rejected_B: Any, now_B: Any, *, parts: int = 4, level: float = 0.95, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The pairs that the reference has wrong, in equal parts by difficulty, easiest first: how many are right now.
 
-    One row a part: `n`, `difficulty` [smallest, largest], `flipped` (share), `interval`.
+    now_B: whether each pair is ranked right now. One row a part: `n`, `difficulty` [smallest, largest], `flipped`
+    (share), `interval`.
     """
-    hard_B = difficulty(found.ref_chosen_B, found.ref_rejected_B)
-    wrong = np.flatnonzero(found.ref_chosen_B <= found.ref_rejected_B)
-    now_B = found.chosen_SB[step] > found.rejected_SB[step]
+    hard_B, now = difficulty(ref_chosen_B, ref_rejected_B), np.asarray(now_B, float)
+    wrong = np.flatnonzero(hard_B >= 0)
     rows = []
     for part in np.array_split(wrong[np.argsort(hard_B[wrong], kind="stable")], parts):
         if len(part):
-            share = stats.mean(now_B[part].astype(float), bounds=(0, 1))
+            share = stats.mean(now[part], bounds=(0, 1), level=level, seed=seed)
             ends = [float(hard_B[part].min()), float(hard_B[part].max())]
             rows.append(
                 {"n": len(part), "difficulty": ends, "flipped": share.value, "interval": share.interval.to_list()}
@@ -133,7 +135,13 @@ def describe_curves(found: PairSteps, *, level: float = 0.95, seed: int = 0) -> 
             "ranking_accuracy": gap.base,
             "reward_accuracy": gap.other,
             "reward_minus_ranking": {"value": gap.difference, "interval": gap.interval.to_list()},
-            "by_difficulty": flips_by_difficulty(found, at),
+            "by_difficulty": flips_by_difficulty(
+                found.ref_chosen_B,
+                found.ref_rejected_B,
+                found.chosen_SB[at] > found.rejected_SB[at],
+                level=level,
+                seed=seed,
+            ),
         },
     }
 
