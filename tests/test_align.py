@@ -45,7 +45,7 @@ def pairs_file(folder: Path, n: int = 40, extra: list[dict] | None = None) -> Pa
 def options(path: Path, tiny: Path, **more: object) -> Align:
     raw = {"file": str(path), "model": str(tiny), "dtype": "float32", "held_out": 0.25, "lora": {"rank": 4}}
     dpo = {"learning_rate": 0.01, "units_per_step": 6, "epochs": 3, "checkpoint_every": 2, "eval_every": 5}
-    return Align.model_validate({**raw, "dpo": dpo, **more})
+    return Align.model_validate({**raw, "optimizer": {"dpo": dpo}, **more})
 
 
 def test_align_learns_the_preference_and_says_who_measured(tiny: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_align_learns_the_preference_and_says_who_measured(tiny: Path, tmp_path:
     assert lines[0]["grad_norm"] > 0
     assert "eval_rewards/accuracies" in lines[4]
     manifest = json.loads((done.folder / "manifest.json").read_text())
-    counts = manifest["counts"]["pairs"]
+    counts = manifest["counts"]["used"]
     assert counts["training"] + counts["held out"] == 40
     assert found["reward_accuracy"]["n"] == counts["held out"]
     assert str(tmp_path) not in (done.folder / "README.md").read_text()
@@ -71,8 +71,8 @@ def test_pairs_of_one_prompt_fall_on_one_side(tiny: Path, tmp_path: Path) -> Non
     done = align(options(path, tiny), out=tmp_path / "run", events=Silent())
     counts = json.loads((done.folder / "manifest.json").read_text())["counts"]
     assert counts["records"]["duplicates"] == 20
-    assert counts["pairs"]["held out"] % 2 == 0
-    assert counts["pairs"]["training"] % 2 == 0
+    assert counts["used"]["held out"] % 2 == 0
+    assert counts["used"]["training"] % 2 == 0
 
 
 def test_identical_and_empty_pairs_stop_or_are_counted(tiny: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_prompt_longer_than_the_context_is_named_or_cut(tiny: Path, tmp_path: 
     ):
         align(options(path, tiny), out=tmp_path / "stop", events=Silent())
     skipped = align(options(path, tiny, on_bad_record="skip"), out=tmp_path / "skip", events=Silent())
-    assert json.loads((skipped.folder / "manifest.json").read_text())["counts"]["pairs"]["too long"] == 1
+    assert json.loads((skipped.folder / "manifest.json").read_text())["counts"]["used"]["too long"] == 1
     cut = align(options(path, tiny, on_long_prompt="truncate_left"), out=tmp_path / "cut", events=Silent())
     tokens = json.loads((cut.folder / "manifest.json").read_text())["counts"]["tokens"]
     assert tokens["prompts_cut"] == 1
@@ -107,8 +107,8 @@ from optative.runs.align import align
 from optative.runs.options import Align
 import optative.training.engine as engine
 real = engine.save_checkpoint
-def save(folder, step, *rest):
-    real(folder, step, *rest)
+def save(folder, step, *rest, **more):
+    real(folder, step, *rest, **more)
     if step >= 4:
         os.kill(os.getpid(), signal.SIGKILL)
 engine.save_checkpoint = save

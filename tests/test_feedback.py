@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optative.data.records import Judgement, Ratings
 from optative.feedback.on_policy import judge
-from optative.feedback.select import SELECTORS, above_below, all_pairs, best_worst
+from optative.feedback.select import SELECTORS, above_below, all_pairs, best_worst, without_unfinished
 
 rated = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 samples = st.lists(st.tuples(rated, st.integers(1, 128)), max_size=10)
@@ -79,3 +79,14 @@ def test_a_judgement_keeps_every_verdict():
         [False, False],
     ]
     assert Judgement.from_json(record.to_json()) == record
+
+
+@given(own=samples, flags=st.lists(st.booleans(), min_size=10, max_size=10))
+def test_an_unfinished_answer_is_never_chosen(own, flags):
+    scores, lengths = [s for s, _ in own], [n for _, n in own]
+    cut = flags[: len(scores)]
+    for rule in ("leave_out", "reject"):
+        pairs = all_pairs(without_unfinished(scores, cut, rule), lengths, 100, ["x"])
+        assert not any(cut[chosen] for chosen, _, _ in pairs)
+        assert rule == "reject" or not any(cut[rejected] for _, rejected, _ in pairs)
+    assert without_unfinished(scores, cut, "keep") == scores

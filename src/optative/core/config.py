@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optative.core.errors import InputError, InputErrors, unknown
 
-__all__ = ["Config", "Field", "Table", "look_up", "parse"]
+__all__ = ["Config", "Field", "Table", "look_up", "one_named", "parse"]
 
 C = TypeVar("C", bound="Config")
 
@@ -43,6 +43,25 @@ def parse(cls: type[C], given: Any, *, at: str = "", file: Any = None, lines: Ma
         return cls.model_validate(dict(given))
     except ValidationError as error:
         raise InputErrors([_fault(cls, e, at, file, lines) for e in error.errors(include_url=False)]) from None
+
+
+def one_named(
+    table: Table, given: Any, *, at: str, file: Any = None, lines: Mapping[str, int] | None = None
+) -> tuple[str, Config]:
+    """Name and options of `{name: {options}}` with exactly one name that the table knows."""
+    if not isinstance(given, Mapping) or len(given) != 1:
+        raise InputError(
+            "needs exactly one name",
+            file=file,
+            line=_line(lines, at),
+            field=at,
+            found=sorted(given) if isinstance(given, Mapping) else given,
+            expected=f"one of {', '.join(table)}",
+        )
+    name = next(iter(given))
+    if name not in table:
+        raise InputError(unknown(at, name, table), file=file, line=_line(lines, f"{at}.{name}"), field=at)
+    return name, parse(table[name][0], given[name], at=f"{at}.{name}", file=file, lines=lines)
 
 
 def look_up(table: Table, name: str, what: str) -> tuple[type[Config], Any]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from optative.core.config import Config, Field, Table
 
+Unfinished = Literal["leave_out", "reject", "keep"]
+
 
 class OnPolicy(Config):
     """The model's own answers, labelled by the objective's rules."""
@@ -19,6 +21,11 @@ class OnPolicy(Config):
         "best_worst",
         description="best_worst: best against worst, then the next; above_below: right against wrong; all: every "
         "strict pair, widest gap first.",
+    )
+    unfinished: Unfinished = Field(
+        "leave_out",
+        description="What an answer cut at max_new_tokens is worth. leave_out: it is in no pair; reject: it follows "
+        "nothing; keep: what the rules say of the part that is there.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

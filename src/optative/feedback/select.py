@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from optative.core.rng import stream
+from optative.feedback.options import Unfinished
 
 Scores = Sequence[float | None]
 Selected = list[tuple[int, int, float]]
@@ -63,6 +64,19 @@ SELECTORS: dict[str, Callable[[Scores, Sequence[int], int, Sequence[object]], Se
     "above_below": above_below,
     "all": all_pairs,
 }
+
+
+def without_unfinished(scores: Scores, unfinished: Sequence[bool], rule: Unfinished) -> Scores:
+    """Scores in which the completions that were cut at the token limit cannot win.
+
+    A small model's endless lists often pass a rule by accident; chosen, they teach it never to stop.
+
+    >>> without_unfinished([1.0, 0.5], [True, False], "leave_out")
+    [None, 0.5]
+    """
+    if rule == "keep":
+        return scores
+    return [(None if rule == "leave_out" else 0.0) if cut else s for s, cut in zip(scores, unfinished, strict=True)]
 
 
 def _closest(

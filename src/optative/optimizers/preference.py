@@ -1,109 +1,114 @@
-"""The preference trainer: pairs in, a trained adapter out.
+"""The trainer of all losses on comparisons, labels and lists: units in, a trained model out.
 
-Knows: encoded pairs, packs, the losses on pairs, what is measured at each step. Does not know: where pairs come from,
+Knows: encoded units, packs, terms of the loss, what is measured at each step. Does not know: where units come from,
 files of a run, which objective is meant. The step engine owns the loop.
+
+A step's loss is the sum over its units divided by their number. Losses that look at a whole step at once (`coupled`),
+and the reference point of KTO, take one pass without gradients first; the second pass then goes back through the
+packs one by one with dL/dlogp in hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optative.core.ids import content_hash
-from optative.generators.language.adapters import lora_parameters
+from optative.core.errors import InputError
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group, Pack, plan
 from optative.generators.language.score import score_pack
-from optative.optimizers.losses.pairs import dpo, implicit_rewards
-from optative.optimizers.losses.reduction import step_mean
-from optative.optimizers.losses.supervised import nll
-from optative.optimizers.options import DPO
+from optative.generators.language.trained import starting_point, trained_parameters
+from optative.optimizers.losses.weights import alignment, desensitise, wpo
+from optative.optimizers.options import Preference
+from optative.optimizers.terms import Sums, Term, implicit_beta, terms
+from optative.optimizers.units import Unit, Units, rows
 from optative.training.batches import step_plan
 from optative.training.engine import MicroResult, train
 
-
-@dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """One pair as tokens: a group of two completions, the chosen one first. Its masks say which tokens carry loss."""
-
-    id: str
-    group: Group
-    strength: float = 0.0
-    confidence: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """Identity of what is scored: tokens and masks, not the labels."""
-        return content_hash([self.group.prompt_ids, self.group.completion_ids, self.group.masks])
-
-
-Pairs = Sequence[EncodedPair]  # a list, or something that encodes pairs when they are asked for
+Reference = Sequence[Sequence[float]]  # for each unit the summed log-probabilities of its completions
 
 
 @dataclass(frozen=True)
 class Micro:
-    """One packed forward and the pairs in it (indices into the training pairs, in the pack's order)."""
+    """One packed forward and the units in it (indices into the training units, in the pack's order).
+
+    What a first pass over the whole step found: `kl`, KTO's reference point; for coupled losses `slopes_C`, dL/dlogp
+    of the pack's completions, and `value`, this pack's share of the step's loss.
+    """
 
     pack: Pack
-    pairs: tuple[int, ...]
+    units: tuple[int, ...]
+    kl: torch.Tensor | None = None
+    slopes_C: torch.Tensor | None = None
+    value: float = 0.0
 
 
-def pack_pairs(pairs: Pairs, units: Sequence[int], token_budget: int) -> list[Micro]:
-    """Pack the pairs of one step; the two completions of a pair share their prompt and stay together."""
-    packs = plan([pairs[i].group for i in units], token_budget)
-    return [Micro(pack, tuple(units[i] for i in pack.group_indices)) for pack in packs]
+def pack_units(units: Units, chosen: Sequence[int], token_budget: int) -> list[Micro]:
+    """Pack the units of one step; the completions of a unit share their prompt and stay together."""
+    packs = plan([units[i].group for i in chosen], token_budget)
+    return [Micro(pack, tuple(chosen[i] for i in pack.group_indices)) for pack in packs]
 
 
-def windows(pairs: Pairs, token_budget: int, size: int = 256) -> Iterable[Micro]:
-    """All pairs in packs, planned a window at a time, so that time and memory grow no faster than they do."""
-    for at in range(0, len(pairs), size):
-        yield from pack_pairs(pairs, range(at, min(at + size, len(pairs))), token_budget)
-
-
-def pair_logps(lm: LanguageModel, micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed log-probabilities of the completions of a pack and the number of tokens that count, both [pairs, 2]."""
-    scores = score_pack(lm, micro.pack)
+def completion_sums(lm: LanguageModel, pack: Pack, options: Preference) -> Sums:
+    """Summed log-probabilities of the completions of a pack and the number of tokens that count; no reference yet."""
+    weighted = getattr(options, "weighting", "none") == "wpo"
+    scores = score_pack(lm, pack, ("logps", "sum_p2") if weighted else ("logps",))
     assert scores.logps is not None
-    lengths = torch.tensor(scores.offsets).diff().to(scores.logps.device)
-    owner_N = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    zeros = torch.zeros(len(lengths), device=scores.logps.device)
-    sums = zeros.index_add(0, owner_N, scores.logps * scores.mask_N)
-    counts = zeros.index_add(0, owner_N, scores.mask_N.float())
-    return sums.reshape(-1, 2), counts.reshape(-1, 2)
+    device = scores.logps.device
+    lengths_C = torch.tensor(scores.offsets, device=device).diff()
+    owner_N = torch.repeat_interleave(torch.arange(len(lengths_C), device=device), lengths_C)
+    zeros_C = torch.zeros(len(lengths_C), device=device)
+    counts_N = scores.mask_N.float()
+    tokens_C = zeros_C.index_add(0, owner_N, counts_N)
+    weights_N = counts_N
+    tail = getattr(options, "length_desensitise", 1.0)
+    if tail != 1.0:
+        first_N = torch.tensor(scores.offsets[:-1], device=device)[owner_N]
+        before_N = counts_N.cumsum(0) - counts_N  # tokens that count, in the pack before this one
+        shared_N = _shortest(pack, tokens_C)[owner_N]
+        weights_N = counts_N * desensitise(before_N - before_N[first_N], shared_N, alpha=tail)
+    logps_C = zeros_C.index_add(0, owner_N, scores.logps * weights_N)
+    if not weighted:
+        return Sums(logps_C, None, tokens_C)
+    assert scores.sum_p2 is not None
+    alignment_N = alignment(scores.logps, scores.sum_p2) * counts_N
+    return Sums(logps_C, None, tokens_C, wpo(zeros_C.index_add(0, owner_N, alignment_N), tokens_C))
 
 
-def pair_measures(
-    logps_B2: torch.Tensor, counts_B2: torch.Tensor, ref_B2: torch.Tensor, *, beta: float
-) -> dict[str, tuple[float, float]]:
-    """Sums and counts of what the field reports of a batch of pairs (rewards are beta * (log pi - log pi_ref))."""
-    rewards_B2 = torch.stack(
-        [implicit_rewards(logps_B2[:, side], ref_B2[:, side], beta=beta) for side in (0, 1)], dim=1
-    )
-    margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
-    n = float(len(margins_B))
-    # A margin of exactly zero is no decision: it counts half, so that accuracy at step 0 reads 0.5 and not 0 or 1.
-    right = float((margins_B > 0).sum()) + 0.5 * float((margins_B == 0).sum())
-    return {
-        "rewards/chosen": (float(rewards_B2[:, 0].sum()), n),
-        "rewards/rejected": (float(rewards_B2[:, 1].sum()), n),
-        "rewards/margins": (float(margins_B.sum()), n),
-        "rewards/accuracies": (right, n),
-        "logps/chosen": (float(logps_B2[:, 0].sum()), n),
-        "logps/rejected": (float(logps_B2[:, 1].sum()), n),
-        "nll_loss": (float((-logps_B2[:, 0] / counts_B2[:, 0]).sum()), n),
-    }
+def _shortest(pack: Pack, tokens_C: torch.Tensor) -> torch.Tensor:
+    """For each completion the tokens of the shortest completion of its prompt."""
+    parts = tokens_C.split([len(group.completion_ids) for group in pack.groups])
+    return torch.cat([part.min().expand(len(part)) for part in parts])
+
+
+@torch.no_grad()
+def sums_of(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> list[list[float]]:
+    """Log-probabilities of the completions of some units under the policy as it is now."""
+    found: dict[int, list[float]] = {}
+    for micro in pack_units(units, chosen, options.token_budget):
+        values = iter(completion_sums(lm, micro.pack, options).logps_C.tolist())
+        for i, group in zip(micro.units, micro.pack.groups):
+            found[i] = [next(values) for _ in group.completion_ids]
+    return [found[i] for i in chosen]
+
+
+def reference_sums(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> list[list[float]]:
+    """Log-probabilities of the completions of some units where the policy started: adapter off, or as it began."""
+    with starting_point(lm):
+        return sums_of(lm, units, chosen, options)
 
 
 def train_preferences(
     lm: LanguageModel,
-    pairs: Pairs,
-    reference: Sequence[tuple[float, float]],
+    units: Units,
+    reference: Reference | None,
     *,
-    options: DPO,
+    loss: str,
+    options: Preference,
     seed: int,
     key: str,
     journal_path: Path,
@@ -111,49 +116,29 @@ def train_preferences(
     checkpoints: Path,
     labels: dict[str, Any] | None = None,
     first_step: int = 0,
-    held_out: tuple[Pairs, Sequence[tuple[float, float]]] | None = None,
+    held_out: tuple[Units, Reference | None] | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> int:
-    """Train the LoRA weights of `lm` on pairs with DPO; returns the metrics journal's offset.
+    """Train the weights of `lm` that are trained on units, with a loss by its name.
 
-    reference: summed log-probabilities (chosen, rejected) under the reference, one per pair, in the order of `pairs`.
-    held_out: pairs and their reference that no step trains on; measured as `eval_...`.
+    reference: `reference_sums` of all units in their order; None where no loss needs one.
+    held_out: units and their reference that no step trains on; measured as `eval_...`.
+    Returns the metrics journal's offset.
     """
-    steps = step_plan(len(pairs), options.units_per_step, options.epochs, seed)
-
-    def micro_batches(units: Sequence[int]) -> Iterable[Micro]:
-        return pack_pairs(pairs, units, options.token_budget)
-
-    def loss(micro: Micro, num_units: int) -> MicroResult:
-        logps_B2, counts_B2 = pair_logps(lm, micro)
-        ref_B2 = torch.tensor([reference[i] for i in micro.pairs], device=logps_B2.device)
-        strength_B = torch.tensor([pairs[i].strength for i in micro.pairs], device=logps_B2.device)
-        values_B = dpo(
-            logps_B2[:, 0],
-            logps_B2[:, 1],
-            ref_B2[:, 0],
-            ref_B2[:, 1],
-            beta=options.beta,
-            margin_B=options.margin_per_strength * strength_B,
-            confidence_B=torch.tensor([pairs[i].confidence for i in micro.pairs], device=logps_B2.device),
-        )
-        if options.nll_weight:
-            values_B = values_B + options.nll_weight * nll(logps_B2[:, 0], counts_B2[:, 0])
-        sums = pair_measures(logps_B2.detach(), counts_B2, ref_B2, beta=options.beta)
-        sums["num_tokens"] = (float(micro.pack.num_tokens), 0.0)  # a total, not a mean
-        return MicroResult(step_mean(values_B, num_units), sums)
+    losses = terms(loss, options)
+    steps = step_plan(len(units), options.units_per_step, options.epochs, seed)
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
-        return {f"eval_{k}": v for k, v in measure_pairs(lm, *held_out, options=options).items()}
+        return {f"eval_{k}": v for k, v in measure(lm, *held_out, losses=losses, options=options).items()}
 
     lm.model.train()
     try:
         return train(
-            lora_parameters(lm),
+            trained_parameters(lm),
             steps,
-            micro_batches,
-            loss,
+            lambda chosen: step_micros(lm, units, chosen, reference, options, losses),
+            lambda micro, num_units: micro_loss(lm, units, micro, num_units, reference, options, losses),
             options=options,
             key=key,
             journal_path=journal_path,
@@ -169,21 +154,182 @@ def train_preferences(
         lm.model.eval()
 
 
-@torch.no_grad()
-def measure_pairs(
-    lm: LanguageModel, pairs: Pairs, reference: Sequence[tuple[float, float]], *, options: DPO
-) -> dict[str, float]:
-    """The field's metrics on pairs, without training on them."""
+def micro_loss(
+    lm: LanguageModel,
+    units: Units,
+    micro: Micro,
+    num_units: int,
+    reference: Reference | None,
+    options: Preference,
+    losses: Sequence[Term],
+) -> MicroResult:
+    """One pack's share of the step's loss, with its graph, and what is reported of it."""
+    sums = _with_reference(completion_sums(lm, micro.pack, options), micro, reference)
+    own = [units[i] for i in micro.units]
+    if micro.slopes_C is not None:
+        value = (micro.slopes_C * sums.logps_C).sum()
+        value = value - value.detach() + micro.value
+    else:
+        value = sum_of_terms(losses, own, sums, micro.kl) / num_units
+    measured = measures(own, replace(sums, logps_C=sums.logps_C.detach()), losses)
+    measured["num_tokens"] = (float(micro.pack.num_tokens), 0.0)  # a total, not a mean
+    if micro.kl is not None:
+        measured["kl"] = (float(micro.kl), 1.0)
+    return MicroResult(value, measured)
+
+
+def step_micros(
+    lm: LanguageModel,
+    units: Units,
+    chosen: Sequence[int],
+    reference: Reference | None,
+    options: Preference,
+    losses: Sequence[Term],
+) -> list[Micro]:
+    """The packs of one step, with what only a first pass over all of them can tell."""
+    micros = pack_units(units, chosen, options.token_budget)
+    if any(term.needs_kl for term in losses):
+        kl = mismatched_kl(lm, units, chosen, options)
+        micros = [replace(micro, kl=kl) for micro in micros]
+    if not any(term.loss.coupled for term in losses):
+        return micros
+    with torch.no_grad():
+        parts = [_with_reference(completion_sums(lm, m.pack, options), m, reference) for m in micros]
+    own = [units[i] for micro in micros for i in micro.units]
+    whole = _joined(parts)
+    whole.logps_C.requires_grad_()
+    value = sum_of_terms(losses, own, whole, micros[0].kl) / len(chosen)
+    (slopes_C,) = torch.autograd.grad(value, whole.logps_C)
+    shares = slopes_C.split([len(part.logps_C) for part in parts])
+    return [replace(micro, slopes_C=share, value=float(value) / len(micros)) for micro, share in zip(micros, shares)]
+
+
+def sum_of_terms(
+    losses: Sequence[Term], units: Sequence[Unit], sums: Sums, kl: torch.Tensor | None = None
+) -> torch.Tensor:
+    """All terms added over the units; scalar."""
+    return torch.stack([term.total(units, sums, kl=kl) for term in losses]).sum()
+
+
+def mismatched_kl(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> torch.Tensor:
+    """KTO's reference point: how much likelier than the reference the policy finds answers of *other* prompts.
+
+    Mean of log pi(y'|x) - log pi_ref(y'|x), at least 0, without gradient (Ethayarajh et al. 2024, arXiv:2402.01306,
+    section 4.1). y' is the next answer in the step, then in the data, whose prompt and text are both different.
+    """
+    groups = mismatched_groups(units, chosen, lm.context_length)
     training = lm.model.training
     lm.model.eval()
-    sums: dict[str, tuple[float, float]] = {}
-    total = 0.0
-    for micro in windows(pairs, options.token_budget):
-        logps_B2, counts_B2 = pair_logps(lm, micro)
-        ref_B2 = torch.tensor([reference[i] for i in micro.pairs], device=logps_B2.device)
-        total += float(dpo(logps_B2[:, 0], logps_B2[:, 1], ref_B2[:, 0], ref_B2[:, 1], beta=options.beta).sum())
-        for name, (value, count) in pair_measures(logps_B2, counts_B2, ref_B2, beta=options.beta).items():
-            old = sums.get(name, (0.0, 0.0))
-            sums[name] = (old[0] + value, old[1] + count)
+    found = []
+    with torch.no_grad():
+        for pack in plan(groups, options.token_budget):
+            own = completion_sums(lm, pack, options).logps_C
+            with starting_point(lm):
+                found.append(own - completion_sums(lm, pack, options).logps_C)
     lm.model.train(training)
-    return {"loss": total / len(pairs), **{k: v / c for k, (v, c) in sums.items()}}
+    return torch.cat(found).mean().clamp(min=0)
+
+
+def mismatched_groups(units: Units, chosen: Sequence[int], context_length: int) -> list[Group]:
+    """For each completion of the step: its prompt with a completion that belongs to another prompt and differs.
+
+    Raises InputError when all prompts or all answers of the data are the same.
+    """
+    answers = [(i, members) for i in chosen for members in [row.members[0] for row in rows(units[i], i, "completion")]]
+    found = []
+    for at, (i, own) in enumerate(answers):
+        group = units[i].group
+        later = [answers[(at + step) % len(answers)] for step in range(1, len(answers))]
+        beyond = ((j % len(units), 0) for j in range(i + 1, i + len(units)))
+        for j, other in [*later, *beyond]:
+            candidate = units[j].group
+            different = candidate.prompt_ids != group.prompt_ids and (
+                candidate.completion_ids[other] != group.completion_ids[own]
+            )
+            if different and len(group.prompt_ids) + len(candidate.completion_ids[other]) <= context_length:
+                found.append(Group(group.prompt_ids, (candidate.completion_ids[other],)))
+                break
+        else:
+            raise InputError(
+                "KTO compares with answers of other prompts, and there is none",
+                found=f"{len(units)} records",
+                expected="at least two with different prompts and answers",
+                hint="apo_zero_unpaired needs no such answers.",
+            )
+    return found
+
+
+def measures(units: Sequence[Unit], sums: Sums, losses: Sequence[Term]) -> dict[str, tuple[float, float]]:
+    """Sums and counts of what the field reports: rewards are beta * (log pi - log pi_ref), or beta * log pi.
+
+    chosen, rejected: the two ends of each record. A margin of exactly zero is no decision: it counts half, so that
+    accuracy at step 0 reads 0.5 and not 0 or 1.
+    """
+    beta = implicit_beta(losses)
+    logps = sums.logps_C.tolist()
+    reference = [0.0] * len(logps) if sums.ref_logps_C is None else sums.ref_logps_C.tolist()
+    rewards = [beta * (own - other) for own, other in zip(logps, reference)]
+    tokens = sums.tokens_C.tolist()
+    found: dict[str, tuple[float, float]] = {}
+
+    def add(name: str, value: float) -> None:
+        total, count = found.get(name, (0.0, 0.0))
+        found[name] = (total + value, count + 1.0)
+
+    start = 0
+    for index, unit in enumerate(units):
+        for row in rows(unit, index, "completion"):
+            side = "chosen" if row.desirable else "rejected"
+            add(f"rewards/{side}", rewards[start + row.members[0]])
+            add(f"logps/{side}", logps[start + row.members[0]])
+        for row in rows(unit, index, "good completion"):
+            add("nll_loss", -logps[start + row.members[0]] / tokens[start + row.members[0]])
+        for row in rows(unit, index, "pair"):
+            margin = rewards[start + row.members[0]] - rewards[start + row.members[1]]
+            add("rewards/margins", margin)
+            add("rewards/accuracies", 0.5 if margin == 0 else float(margin > 0))
+        start += len(unit.group.completion_ids)
+    return found
+
+
+@torch.no_grad()
+def measure(
+    lm: LanguageModel, units: Units, reference: Reference | None, *, losses: Sequence[Term], options: Preference
+) -> dict[str, float]:
+    """The loss and the field's metrics on units, without training on them, in steps of the same size."""
+    training = lm.model.training
+    lm.model.eval()
+    found: dict[str, tuple[float, float]] = {}
+    total = 0.0
+    for at in range(0, len(units), options.units_per_step):
+        chosen = range(at, min(at + options.units_per_step, len(units)))
+        micros = pack_units(units, chosen, options.token_budget)
+        kl = mismatched_kl(lm, units, chosen, options) if any(term.needs_kl for term in losses) else None
+        parts = [_with_reference(completion_sums(lm, m.pack, options), m, reference) for m in micros]
+        own = [units[i] for micro in micros for i in micro.units]
+        whole = _joined(parts)
+        total += float(sum_of_terms(losses, own, whole, kl))
+        for name, (value, count) in measures(own, whole, losses).items():
+            old = found.get(name, (0.0, 0.0))
+            found[name] = (old[0] + value, old[1] + count)
+    lm.model.train(training)
+    return {"loss": total / len(units), **{k: v / c for k, (v, c) in found.items()}}
+
+
+def _with_reference(sums: Sums, micro: Micro, reference: Reference | None) -> Sums:
+    if reference is None:
+        return sums
+    values = [value for i in micro.units for value in reference[i]]
+    return replace(sums, ref_logps_C=torch.tensor(values, device=sums.logps_C.device, dtype=torch.float32))
+
+
+def _joined(parts: Sequence[Sums]) -> Sums:
+    def join(values: list[torch.Tensor | None]) -> torch.Tensor | None:
+        return None if values[0] is None else torch.cat([value for value in values if value is not None])
+
+    return Sums(
+        torch.cat([part.logps_C for part in parts]),
+        join([part.ref_logps_C for part in parts]),
+        torch.cat([part.tokens_C for part in parts]),
+        join([part.weights_C for part in parts]),
+    )

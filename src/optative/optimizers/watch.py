@@ -39,12 +39,17 @@ def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> Warn
 def _about(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     last = lines[-max(1, len(lines) // 5) :]
     chosen, rejected, accuracy, margin = (
-        sum(line[f"rewards/{name}"] for line in last) / len(last)
-        for name in ("chosen", "rejected", "accuracies", "margins")
+        _mean(last, f"rewards/{name}") for name in ("chosen", "rejected", "accuracies", "margins")
     )
     found = []
     # Both log-probabilities usually fall a little; it is bad when the chosen ones carry much of the movement.
-    if chosen < 0 and rejected < 0 and -chosen > 0.25 * margin:
+    if (
+        chosen is not None
+        and rejected is not None
+        and chosen < 0
+        and rejected < 0
+        and -chosen > 0.25 * (chosen - rejected)
+    ):
         found.append(
             (
                 "likelihood_displacement",
@@ -53,7 +58,7 @@ def _about(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
                 "rate counters it.",
             )
         )
-    if accuracy > 0.98 and margin > 3:
+    if accuracy is not None and margin is not None and accuracy > 0.98 and margin > 3:
         found.append(
             (
                 "margins_saturated",
@@ -65,8 +70,14 @@ def _about(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     if spikes > len(lines) / 4:
         found.append(("gradient_spikes", f"the gradient norm was above 10 in {spikes} of {len(lines)} steps."))
     held_out = lines[-1].get("eval_rewards/accuracies")
-    if held_out is not None and accuracy - held_out > 0.25:
+    if held_out is not None and accuracy is not None and accuracy - held_out > 0.25:
         found.append(
             ("overfitting", f"{accuracy:.0%} of the training pairs are ordered right, of the held-out {held_out:.0%}.")
         )
     return found
+
+
+def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Over the lines that have it: what a step reports depends on its records."""
+    found = [line[name] for line in lines if name in line]
+    return sum(found) / len(found) if found else None

@@ -1,7 +1,7 @@
-"""Offline preference training on a person's own file, checked on pairs that were kept out.
+"""Offline preference training on a person's own file, checked on records that were kept out.
 
 Knows: which stage feeds which. Does not know: formats, formulas.
-Pairs are read from a table on disk and encoded when a step needs them, so memory does not grow with the file.
+Records are read from a table on disk and encoded when a step needs them, so memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from optative.core.errors import InputError, InputErrors
@@ -22,53 +21,53 @@ from optative.core.folder import RunFolder
 from optative.core.ids import content_hash, file_hash
 from optative.core.rng import stream
 from optative.data.records import Text
-from optative.data.records import pairs as strict_pairs
 from optative.data.table import JudgementTable, build_table
+from optative.evaluation.completions import assemble_completions
+from optative.evaluation.labels import assemble_labels
 from optative.evaluation.ranking import assemble_ranking
-from optative.generators.language.adapters import add_lora
 from optative.generators.language.load import load_language_model
-from optative.generators.language.tokens import PromptTooLong, Truncation, TruncationCounts, encode_group
-from optative.optimizers.preference import EncodedPair, pair_logps, windows
+from optative.generators.language.tokens import PromptTooLong, Truncation, TruncationCounts
+from optative.generators.language.trained import prepare_training
+from optative.optimizers.preference import Reference, sums_of
+from optative.optimizers.terms import Term, implicit_beta, terms, usable
+from optative.optimizers.units import Unit, Units, rows
 from optative.optimizers.watch import training_warnings
 from optative.runs.finish import finish
 from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.options import Align
-from optative.runs.practise import reference_stage, train_stage
+from optative.runs.records import encode_unit, is_comparison
+from optative.runs.stages import chunked
+from optative.runs.training import CHUNK, reference_stage, train_stage
 
 
-class EncodedPairs(Sequence[EncodedPair]):
-    """Pairs of a table, encoded when they are asked for; the latest are kept.
+class EncodedUnits(Sequence[Unit]):
+    """Records of a table as units, encoded when they are asked for; the latest are kept. places: rows of the table."""
 
-    places: (row of the table, which strict pair of that judgement).
-    """
-
-    def __init__(
-        self, encode: Callable[[int, int], EncodedPair], places: Sequence[tuple[int, int]], keep: int = 4096
-    ) -> None:
+    def __init__(self, encode: Callable[[int], Unit], places: Sequence[int], keep: int = 4096) -> None:
         self.encode, self.places, self.keep = encode, places, keep
-        self._latest: OrderedDict[int, EncodedPair] = OrderedDict()
+        self._latest: OrderedDict[int, Unit] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return EncodedPairs(self.encode, self.places[index], self.keep)
+            return EncodedUnits(self.encode, self.places[index], self.keep)
         if index in self._latest:
             self._latest.move_to_end(index)
         else:
-            self._latest[index] = self.encode(*self.places[index])
+            self._latest[index] = self.encode(self.places[index])
             if len(self._latest) > self.keep:
                 self._latest.popitem(last=False)
         return self._latest[index]
 
-    def __iter__(self) -> Iterator[EncodedPair]:
+    def __iter__(self) -> Iterator[Unit]:
         for index in range(len(self)):
             yield self[index]
 
 
 def align(options: Align, *, out: str | Path | None = None, fresh: bool = False, events: Events | None = None) -> Run:
-    """Train on the pairs of a file with DPO and measure base and steered model on the pairs that were kept out.
+    """Train on the records of a file and measure base and steered model on the records that were kept out.
 
     out: the run folder itself; by default `runs/<file>-<key>`. The same options on an existing folder resume.
     """
@@ -83,45 +82,44 @@ def align(options: Align, *, out: str | Path | None = None, fresh: bool = False,
 
 
 def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
-    name, dpo = Path(options.file).name, options.dpo
+    name, asked = Path(options.file).name, options.training
+    losses = terms(options.loss, asked)
     table = build_table(
         options.file, folder.stages / "table", format=options.format, on_bad_record=options.on_bad_record
     )
     events.say(f"  {name}: {table.format}, {table.counts}")
-    dtype = settled_dtype(folder, options.dtype)
+    dtype = settled_dtype(folder, options.dtype if options.lora else "float32")
     lm = load_language_model(options.model, dtype=dtype, template=options.template)
     rule = Truncation(max_length=min(options.max_length, lm.context_length), on_long_prompt=options.on_long_prompt)
     job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed}, rule)
-    training, held_out = _split(job, table, options)
-    add_lora(lm, options.lora, seed=options.seed)
-    base = reference_stage(job, held_out, dpo, "held-out pairs: reference")
+    training, held_out = _split(job, table, options, losses)
+    prepare_training(lm, options.lora, options.seed, keep_start=any(term.needs_kl for term in losses))
+    base = reference_stage(job, held_out, asked, "held-out records: where the model starts")
     chosen = options.model_dump(mode="json", exclude={"file"})
-    stage = job.key("train-1", 1, [table.fingerprint, chosen])
+    stage = job.key("train-1", 2, [table.fingerprint, chosen])
     train_stage(
-        job, stage, training, dpo, words="training", seed=options.seed, labels={"round": 1}, held_out=(held_out, base)
+        job,
+        stage,
+        training,
+        options.loss,
+        asked,
+        words="training",
+        seed=options.seed,
+        labels={"round": 1},
+        held_out=(held_out, base),
     )
 
-    def measure() -> list[Any]:
-        rows: list[Any] = [None] * len(held_out)
-        with torch.no_grad():
-            for micro in windows(held_out, dpo.token_budget):
-                logps_B2, counts_B2 = pair_logps(lm, micro)
-                for i, own, tokens in zip(micro.pairs, logps_B2.tolist(), counts_B2.tolist()):
-                    rows[i] = [held_out[i].id, content_hash(held_out[i].group.prompt_ids)[:16], *own, *tokens]
-        return rows
+    def measure(part: Sequence[int], _: Any) -> list[Any]:
+        return sums_of(job.lm, held_out, part, asked)
 
-    names = ("id", "prompt_id", "steered_chosen", "steered_rejected", "num_tokens_chosen", "num_tokens_rejected")
-    found = job.stages.value(job.key("held-out", 1, stage), measure)
-    rows = [
-        {**dict(zip(names, row)), "base_chosen": before[0], "base_rejected": before[1]}
-        for row, before in zip(found, base, strict=True)
-    ]
-    evaluation = assemble_ranking(rows, beta=dpo.beta, seed=options.seed)
+    chunks: list[Sequence[int]] = chunked(range(len(held_out)), CHUNK)
+    steered = job.stages.rows(job.key("held-out", 2, stage), chunks, measure, "held-out records: steered", len)
+    evaluation = _evaluation(held_out, base, steered, losses, options.seed)
     evaluation["warnings"] = training_warnings(list(read_jsonl(folder.metrics))) + evaluation["warnings"]
     write_json(folder.evaluation, evaluation)
     job.finish(
         {
-            "trained_on": [f"{len(training)} pairs of {name} (fingerprint {table.fingerprint[:16]})"],
+            "trained_on": [f"{len(training)} records of {name} (fingerprint {table.fingerprint[:16]})"],
             "measured_by": sorted({m["measured_by"] for m in evaluation["metrics"]}),
             "data": {"file": name, "format": table.format, "fingerprint": table.fingerprint},
         }
@@ -130,33 +128,74 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
     return Run(folder.path, evaluation)
 
 
-def _split(job: Job, table: JudgementTable, options: Align) -> tuple[EncodedPairs, EncodedPairs]:
-    """Strict pairs for training and for the evaluation; all pairs of one prompt fall on the same side.
+def _evaluation(
+    held_out: Units, base: Reference, steered: Reference, losses: Sequence[Term], seed: int
+) -> dict[str, Any]:
+    """Figures on the held-out records: how pairs are ordered, and where only labels are known, how these are met."""
+    beta = implicit_beta(losses)
+    pairs, labels, good = [], [], []
+    for i, unit in enumerate(held_out):
+        before, after = base[i], steered[i]
+        prompt = content_hash(unit.group.prompt_ids)[:16]
+        masks = unit.group.masks or tuple((True,) * len(c) for c in unit.group.completion_ids)
+        ordered = rows(unit, i, "pair")
+        for row in ordered:
+            own, other = row.members
+            pairs.append(
+                {
+                    "id": unit.id if len(ordered) == 1 else f"{unit.id}/{own}>{other}",
+                    "prompt_id": prompt,
+                    "base_chosen": before[own],
+                    "base_rejected": before[other],
+                    "steered_chosen": after[own],
+                    "steered_rejected": after[other],
+                    "num_tokens_chosen": sum(masks[own]),
+                    "num_tokens_rejected": sum(masks[other]),
+                }
+            )
+        for row in [] if ordered else rows(unit, i, "completion"):
+            (own,) = row.members
+            label = {"desirable": row.desirable, "base": before[own], "steered": after[own]}
+            labels.append({"id": unit.id, "prompt_id": prompt, **label})
+        for row in rows(unit, i, "good completion") if losses[0].loss.name == "sft" else ():
+            (own,) = row.members
+            answer = {"num_tokens": sum(masks[own]), "base": before[own], "steered": after[own]}
+            good.append({"id": unit.id, "prompt_id": prompt, **answer})
+    parts = [assemble_completions(good, seed=seed)] if good else []
+    parts += [assemble_ranking(pairs, beta=beta, seed=seed)] if pairs else []
+    parts += [assemble_labels(labels, beta=beta, seed=seed)] if labels else []
+    if not parts:
+        raise InputError("no held-out record has a better and a worse answer, or a label; there is nothing to measure")
+    return {**parts[0], **{name: [v for part in parts for v in part[name]] for name in ("metrics", "warnings")}}
 
-    One pass encodes everything once to find what does not fit; only the places of good pairs are kept.
+
+def _split(
+    job: Job, table: JudgementTable, options: Align, losses: Sequence[Term]
+) -> tuple[EncodedUnits, EncodedUnits]:
+    """Records for training and for the evaluation; all records of one prompt fall on the same side.
+
+    One pass encodes everything once to find what does not fit or teaches nothing; only the places of the rest are kept.
     """
     lm, events, rule = job.lm, job.events, job.rule
 
-    def encode(row: int, nth: int, counts: TruncationCounts | None = None) -> EncodedPair:
-        pair = strict_pairs(table[row])[nth]
-        group = encode_group(lm, pair.prompt, (pair.chosen, pair.rejected), truncation=rule, counts=counts)
-        strength = 0.0 if pair.strength is None else float(pair.strength)
-        return EncodedPair(pair.id, group, strength, 1.0 if pair.confidence is None else float(pair.confidence))
+    def encode(row: int, counts: TruncationCounts | None = None) -> Unit:
+        return encode_unit(lm, table[row], rule, counts)
 
-    counts, refused = TruncationCounts(), []
-    training: list[tuple[int, int]] = []
-    held_out: list[tuple[int, int]] = []
+    counts, refused, useless = TruncationCounts(), [], 0
+    training: list[int] = []
+    held_out: list[int] = []
     with events.progress("encoding") as advance:
         for row in range(len(table)):
             judgement = table[row]
-            side = held_out if _is_held_out(judgement.prompt, options) else training
-            for nth in range(len(strict_pairs(judgement))):
-                try:
-                    encode(row, nth, counts)
-                except PromptTooLong as error:
-                    refused.append(_at(error, options, table.line(row)))
+            try:
+                unit = encode_unit(lm, judgement, rule, counts) if is_comparison(judgement) else None
+            except PromptTooLong as error:
+                refused.append(_at(error, options, table.line(row)))
+            else:
+                if unit is None or not usable(unit, losses):
+                    useless += 1
                 else:
-                    side.append((row, nth))
+                    (held_out if _is_held_out(judgement.prompt, options) else training).append(row)
             advance(row + 1, len(table), "records")
     if refused and options.on_bad_record == "error":
         hint = "--set on_bad_record=skip leaves them out; --set on_long_prompt=truncate_left cuts them on the left."
@@ -164,19 +203,29 @@ def _split(job: Job, table: JudgementTable, options: Align) -> tuple[EncodedPair
     events.say(f"  max_length {rule.max_length}: {counts}")
     if refused:
         events.warn(
-            f"{len(refused)} pairs are left out because their prompt is too long, first in line {refused[0].line}"
+            f"{len(refused)} records are left out because their prompt is too long, first in line {refused[0].line}"
         )
+    names = " and ".join(term.loss.name for term in losses)
+    if useless:
+        events.warn(f"{useless} records teach {names} nothing (ties, undecided, or not of the kind that it needs)")
     for part, places in (("training", training), ("held-out", held_out)):
         if not places:
             hint = "More records, another --set held_out=0.2, or another seed."
-            raise InputError(f"no strict pair is left for the {part} part", file=options.file, hint=hint)
-    events.say(f"  {len(training)} pairs to train on, {len(held_out)} kept out")
+            raise InputError(
+                f"no record that {names} can use is left for the {part} part", file=options.file, hint=hint
+            )
+    events.say(f"  {len(training)} records to train on, {len(held_out)} kept out")
     job.counts = {
         "records": table.counts.numbers(),
         "tokens": asdict(counts),
-        "pairs": {"training": len(training), "held out": len(held_out), "too long": len(refused)},
+        "used": {
+            "training": len(training),
+            "held out": len(held_out),
+            "too long": len(refused),
+            "without use": useless,
+        },
     }
-    return EncodedPairs(encode, training), EncodedPairs(encode, held_out)
+    return EncodedUnits(encode, training), EncodedUnits(encode, held_out)
 
 
 def _at(error: InputError, options: Align, line: int) -> InputError:

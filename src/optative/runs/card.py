@@ -69,10 +69,12 @@ def hub_id(folder: Path, run: RunFolder) -> str | None:
 def _front_matter(run: RunFolder, base: str | None) -> str:
     import yaml
 
-    tags = ["optative", "preference-alignment", "lora"]
+    lora = not _all_weights(run)
     optimizer = run.spec.get("optimizer")
-    tags += ["dpo"] if run.kind == "align" or (isinstance(optimizer, Mapping) and "dpo" in optimizer) else []
-    head: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": tags}
+    losses = list(optimizer)[:1] if isinstance(optimizer, Mapping) else []
+    tags = ["optative", "preference-alignment", *(["lora"] if lora else []), *losses]
+    library = "peft" if lora else "transformers"
+    head: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
     recorded = run.manifest.get("base_model")
     licence = (recorded.get("license") if isinstance(recorded, Mapping) else None) or LICENCES.get(
         facts.model_name(run)
@@ -80,7 +82,7 @@ def _front_matter(run: RunFolder, base: str | None) -> str:
     if licence:
         head["license"] = str(licence)
     if base:
-        head |= {"base_model": base, "base_model_relation": "adapter"}
+        head |= {"base_model": base, "base_model_relation": "adapter" if lora else "finetune"}
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -131,7 +133,26 @@ def _judges(run: RunFolder) -> str:
     )
 
 
+_WITH_TRANSFORMERS = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")
+prompt = [{"role": "user", "content": "Name three rivers, in lower case."}]
+inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+
+
+def _all_weights(run: RunFolder) -> bool:
+    """Were all weights trained, so that there is no adapter?"""
+    return "lora" in run.spec and run.spec["lora"] is None
+
+
 def _loading(run: RunFolder, folder: Path, base: str | None) -> str:
+    if _all_weights(run):
+        return f"With Transformers:\n\n{_WITH_TRANSFORMERS}"
     recorded = run.manifest.get("base_model")
     fingerprint = recorded.get("fingerprint") if isinstance(recorded, Mapping) else None
     name = _plain(facts.model_name(run))
@@ -154,16 +175,7 @@ tokenizer = AutoTokenizer.from_pretrained("adapter")
 
 With Transformers alone, base and adapter merged:
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")
-prompt = [{{"role": "user", "content": "Name three rivers, in lower case."}}]
-inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, max_new_tokens=64)
-print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```"""
+{_WITH_TRANSFORMERS}"""
 
 
 def _limits(run: RunFolder) -> str:

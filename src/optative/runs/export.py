@@ -79,6 +79,8 @@ def is_run(folder: str | Path) -> bool:
 def open_run(folder: str | Path, *, dtype: str = "auto") -> LanguageModel:
     """The steered model of a finished run folder, on the base that its spec names."""
     folder = Path(folder)
+    if not (folder / "adapter").exists() and (folder / "model" / "config.json").is_file():
+        return load_language_model(str(folder / "model"), dtype=dtype)  # all weights were trained
     if not (folder / "adapter" / "adapter_config.json").is_file():
         found = "no run folder" if not (folder / "manifest.json").is_file() else "a run that is not finished"
         raise InputError(f"has no adapter/: {found}", file=folder)

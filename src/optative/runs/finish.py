@@ -13,13 +13,15 @@ from optative.generators.language.model import LanguageModel
 
 
 def finish(folder: RunFolder, lm: LanguageModel, events: Events) -> None:
-    """Write `adapter/`, `model/`, `report.html` and `README.md`; each appears whole."""
+    """Write `adapter/` (where one was trained), `model/`, `report.html` and `README.md`; each appears whole."""
     from optative.evaluation.report import write_report
+    from optative.generators.language.trained import is_full
     from optative.runs.card import write_card
     from optative.runs.export import export_adapter, export_model
 
-    events.say("  writing adapter/, model/, the report and the model card")
-    export_adapter(lm, folder.adapter)
+    events.say("  writing the weights, the report and the model card")
+    if not is_full(lm):
+        export_adapter(lm, folder.adapter)
     export_model(lm, folder.model)
     write_report(folder.path)
     write_card(folder.path)

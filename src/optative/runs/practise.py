@@ -5,31 +5,28 @@ Knows: stages, keys, counts. Does not know: how pairs are chosen or losses compu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from optative.core.errors import InputError
-from optative.core.files import Journal, read_json, read_jsonl, write_json
-from optative.core.ids import content_hash, file_hash
+from optative.core.files import Journal
 from optative.data.records import Judgement, Ratings
 from optative.data.writers import write_judgements
 from optative.feedback.on_policy import judge
-from optative.feedback.select import SELECTORS
-from optative.generators.language.adapters import load_weights, merged, save_weights
+from optative.feedback.select import SELECTORS, without_unfinished
+from optative.generators.language.adapters import merged
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
 from optative.generators.language.tokens import TruncationCounts
 from optative.objectives.instructions.check import InstructionPrompt, check_answer
 from optative.optimizers.loop import on_policy
-from optative.optimizers.options import DPO
-from optative.optimizers.preference import EncodedPair, Pairs, train_preferences
-from optative.optimizers.reference import reference_logps
+from optative.optimizers.units import Unit
 from optative.optimizers.watch import selection_warnings
 from optative.runs.answers import answers, as_messages, evaluate, judged, prompt_ids
 from optative.runs.job import Job
 from optative.runs.spec import Spec
 from optative.runs.stages import chunked
+from optative.runs.training import train_stage
 
 CHUNK = 32  # prompts whose samples are one unit of resumption
 
@@ -83,20 +80,20 @@ def practise(
         job.write_samples()
         return found
 
-    def select(number: int, found: Judged) -> list[EncodedPair]:
-        pairs: list[EncodedPair] = []
+    def select(number: int, found: Judged) -> list[Unit]:
+        pairs: list[Unit] = []
         without, cut = 0, TruncationCounts()
         for prompt, record, rows in found:
             assert isinstance(record.relation, Ratings)
             lengths = [row["num_tokens"] for row in rows]
-            chosen = SELECTORS[asked.select](
-                record.relation.values, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id]
-            )
+            cut_off = [row["finish_reason"] == "length" for row in rows]
+            scores = without_unfinished(record.relation.values, cut_off, asked.unfinished)
+            chosen = SELECTORS[asked.select](scores, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id])
             without += not chosen
             ids = prompt_ids(lm, prompt, job.rule, asked.max_new_tokens, cut)
             for best, worst, gap in chosen:
                 group = Group(ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
-                pairs.append(EncodedPair(f"{record.id}-{best}-{worst}", group, strength=gap))
+                pairs.append(Unit(f"{record.id}-{best}-{worst}", group, strength=gap))
         everything = [row for _, _, rows in found for row in rows]
         counts = {
             "prompts": len(found),
@@ -114,18 +111,27 @@ def practise(
         job.warnings += selection_warnings(number, len(found), without, len(pairs))
         return pairs
 
-    def teach(number: int, pairs: Sequence[EncodedPair]) -> None:
+    def teach(number: int, pairs: Sequence[Unit]) -> None:
         nonlocal weights, journal, steps
         if not pairs:
             job.events.warn(f"round {number} taught nothing: no prompt had answers of different score")
             return
-        labels = [[p.key, p.strength, p.confidence] for p in pairs]
-        inputs = [labels, spec.optimizer, spec.generator.lora, spec.generator.adapter, weights, spec.seed, steps]
-        key = job.key(f"train-{number}", 1, inputs)
+        inputs = [
+            [[p.key, p.label] for p in pairs],
+            spec.loss,
+            spec.optimizer,
+            spec.generator.lora,
+            spec.generator.adapter,
+            weights,
+            spec.seed,
+            steps,
+        ]
+        key = job.key(f"train-{number}", 2, inputs)
         taught = train_stage(
             job,
             key,
             pairs,
+            spec.loss,
             spec.optimizer,
             words=f"round {number}",
             seed=spec.seed + number,
@@ -157,67 +163,3 @@ def practise(
 
 def _mean(values: Sequence[int]) -> float:
     return round(sum(values) / len(values), 1) if values else 0.0
-
-
-def train_stage(
-    job: Job,
-    key: str,
-    pairs: Pairs,
-    options: DPO,
-    *,
-    words: str,
-    seed: int,
-    labels: dict[str, Any],
-    journal_start: int = 0,
-    first_step: int = 0,
-    held_out: tuple[Pairs, Sequence[tuple[float, float]]] | None = None,
-) -> dict[str, Any]:
-    """One preference training as a cached stage: the reference, the steps with checkpoints, the weights.
-
-    Returns `journal_offset` and `steps` (both counted from the run's start) and `weights`, the identity of the adapter.
-    """
-    lm, weights = job.lm, job.stages.folder / f"{key}.safetensors"
-    receipt = job.stages.folder / f"{key}.done.json"
-    if receipt.exists():
-        load_weights(lm, weights)
-        return dict(read_json(receipt))
-    started = time.perf_counter()
-    reference = reference_stage(job, pairs, options, f"{words}: reference")
-    with job.events.progress(f"{words}: training") as advance:
-
-        def tell(done: int, total: int, line: dict[str, Any]) -> None:
-            advance(done, total, f"loss {line['loss']:.3f} accuracy {line['rewards/accuracies']:.2f}")
-
-        offset = train_preferences(
-            lm,
-            pairs,
-            reference,
-            options=options,
-            seed=seed,
-            key=key,
-            journal_path=job.folder.metrics,
-            journal_start=journal_start,
-            checkpoints=job.folder.checkpoints,
-            labels=labels,
-            first_step=first_step,
-            held_out=held_out,
-            on_step=tell,
-        )
-    save_weights(lm, weights)
-    steps = sum(1 for _ in read_jsonl(job.folder.metrics))
-    job.stages.add_seconds(key, time.perf_counter() - started)
-    write_json(receipt, {"journal_offset": offset, "steps": steps, "weights": file_hash(weights)})
-    return dict(read_json(receipt))
-
-
-def reference_stage(job: Job, pairs: Pairs, options: DPO, words: str) -> list[tuple[float, float]]:
-    """Log-probabilities of the pairs where the policy started, from the cache when these pairs were scored before."""
-    with job.events.progress(words) as advance:
-        return reference_logps(
-            job.lm,
-            pairs,
-            weights=content_hash([job.weights, job.stages.environment]),
-            cache=job.stages.folder,
-            token_budget=options.token_budget,
-            progress=lambda done, total: advance(done, total, "pairs"),
-        )

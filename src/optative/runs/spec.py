@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import SerializeAsAny
 
-from optative.core.config import Config, Field, Table, parse
+from optative.core.config import Config, Field, Table, one_named, parse
 from optative.core.errors import InputError, nearest, unknown
 from optative.core.ids import content_hash
 from optative.evaluation.options import METRICS
 from optative.feedback.options import FEEDBACK, OnPolicy
 from optative.generators.options import GENERATORS, LanguageModelOptions
 from optative.objectives.options import OBJECTIVES, VerifiableInstructions
-from optative.optimizers.options import DPO, OPTIMIZERS
+from optative.optimizers.options import OPTIMIZERS, Preference
 
 TRACKERS = ("tensorboard",)
 
@@ -62,7 +63,8 @@ class Spec(Config):
     objective: VerifiableInstructions
     generator: LanguageModelOptions
     feedback: OnPolicy
-    optimizer: DPO
+    loss: str
+    optimizer: SerializeAsAny[Preference]
     evaluation: tuple[str, ...]
     require: Criterion | None = None
     track: tuple[str, ...] = ()
@@ -130,27 +132,14 @@ def load_spec(
     raw_quick = raw.pop("quick", {})
     document = parse(Document, {**raw, "quick": raw_quick} if raw_quick else raw, file=file, lines=lines)
 
-    def part(field: str, table: Table) -> Any:
-        given: dict[str, Any] = getattr(document, field)
-        if len(given) != 1:
-            raise InputError(
-                "needs exactly one name",
-                file=file,
-                line=lines.get(field),
-                field=field,
-                found=sorted(given),
-                expected=f"one of {', '.join(table)}",
-            )
-        name = next(iter(given))
-        if name not in table:
-            raise InputError(unknown(field, name, table), file=file, line=lines.get(f"{field}.{name}"), field=field)
-        return parse(table[name][0], given[name], at=f"{field}.{name}", file=file, lines=lines)
+    def part(field: str, table: Table) -> tuple[str, Any]:
+        return one_named(table, getattr(document, field), at=field, file=file, lines=lines)
 
     for field, known in (("evaluation", METRICS), ("track", TRACKERS)):
         for name in getattr(document, field):
             if name not in known:
                 raise InputError(unknown("name", name, known), file=file, line=lines.get(field), field=field)
-    generator = part("generator", GENERATORS)
+    _, generator = part("generator", GENERATORS)
     if not isinstance(generator, LanguageModelOptions):
         raise InputError(
             "an endpoint cannot be steered: its weights are not here; only `optative evaluate` can use it",
@@ -158,21 +147,22 @@ def load_spec(
             line=lines.get("generator"),
             field="generator",
         )
-    optimizer = part("optimizer", OPTIMIZERS)
+    loss, optimizer = part("optimizer", OPTIMIZERS)
     if optimizer.eval_every:
         raise InputError(
             "cannot act: an on-policy run has no held-out pairs to measure between steps",
             file=file,
-            line=lines.get("optimizer.dpo.eval_every"),
-            field="optimizer.dpo.eval_every",
+            line=lines.get(f"optimizer.{loss}.eval_every"),
+            field=f"optimizer.{loss}.eval_every",
             hint="objective.verifiable_instructions.validation: 100 measures the policy after each round.",
         )
     return (
         Spec(
             name=document.name,
-            objective=part("objective", OBJECTIVES),
+            objective=part("objective", OBJECTIVES)[1],
             generator=generator,
-            feedback=part("feedback", FEEDBACK),
+            feedback=part("feedback", FEEDBACK)[1],
+            loss=loss,
             optimizer=optimizer,
             evaluation=document.evaluation,
             require=document.require,
