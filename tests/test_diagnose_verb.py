@@ -42,7 +42,7 @@ def records(n: int = 12) -> list[dict[str, Any]]:
 
     return [
         {
-            "prompt": f"{text(4)} {i // 2}?",
+            "prompt": f"{text(4)} {i}?",
             "chosen": f" {text(6)}.",
             "rejected": f" {text(6)}!",
             "votes": 0.6 + 0.03 * i,
@@ -229,7 +229,7 @@ def test_the_verb_prints_json_or_words_and_the_folder(
         (["--beta", "0"], "--beta: not a beta"),
         (["--shares", "prompt_votes"], "unknown column"),
         (["--limit", "0"], "--limit"),
-        (["--format", "ranked"], "ranked"),
+        (["--format", "ranked"], "completions: missing"),
         (["--adapter", "nowhere"], "nowhere"),
     ],
 )
@@ -281,7 +281,8 @@ def test_the_page_is_whole_escaped_and_the_same_twice() -> None:
     assert "nan" not in page.words.lower().split()
     assert "U+202E" in html
     assert "alert(1)" in page.words  # shown as text
-    assert "default-src 'none'" in html
+    (policy,) = (a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in str(policy)
     assert "judged equally good" in page.words
     for one in (fake(1), fake(2, 3)):
         Page(pairs_page(one))
