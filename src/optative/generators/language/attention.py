@@ -13,6 +13,7 @@ Shapes: T tokens of the pack, L queries and S keys of a block, H heads, D head s
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +26,7 @@ from optative.core.errors import OptativeError
 from optative.generators.language.packing import Group, Pack
 
 NAME = "optative"
+Settings = tuple[float, int | None, float | None, float]  # scale, window, cap, dropout
 _LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
 _REASONS: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
 
@@ -179,6 +181,7 @@ class PackLayout:
     def __init__(self, pack: Pack, device: Any, *, keep: bool = False) -> None:
         self.calls = 0
         self.kept: list[tuple[Tensor, Tensor]] | None = [] if keep else None
+        self.settings: dict[int, Settings] = {}  # what the model's own forward asked for, by layer
         ids: list[int] = []
         positions: list[int] = []
         self.blocks: list[tuple[int, int, int, int]] = []  # prompt start, prompt end, queries start, queries end
@@ -217,17 +220,44 @@ class PackLayout:
         if self.kept is not None:
             self.kept.append((key, value))
         settings = (scale, window, cap, dropout)
-        if dropout or not torch.is_grad_enabled():
-            blocks = [
-                self._block(query[:, :, q0:q1], _rows(key, p0, p1, q0, q1), _rows(value, p0, p1, q0, q1), settings)
-                for p0, p1, q0, q1 in self.blocks
-            ]
-            return torch.cat(blocks, dim=2)
+        self.settings[layer] = settings
+        if dropout:
+            return torch.cat([self._block(q, k, v, settings) for q, k, v in self._parts(query, key, value)], dim=2)
         return _Blocks.apply(query, key, value, self, settings)
 
-    def _block(
-        self, query: Tensor, key: Tensor, value: Tensor, settings: tuple[float, int | None, float | None, float]
-    ) -> Tensor:
+    def forward_blocks(self, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
+        """Attention of the whole pack, [1, H, T, D]; nothing is kept for a backward."""
+        with torch.no_grad():
+            out = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3]).transpose(1, 2)
+            for (_, _, q0, q1), (q, k, v) in zip(self.blocks, self._parts(query, key, value)):
+                out[:, :, q0:q1] = self._block(q, k, v, settings)
+        return out
+
+    def backward_blocks(
+        self, query: Tensor, key: Tensor, value: Tensor, d_out: Tensor, settings: Settings
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The attention once more, and its gradients by queries, keys and values."""
+        out, d_query, d_key, d_value = (torch.zeros_like(t) for t in (d_out, query, key, value))
+        # Processors run the backward of half-precision attention at half the speed of float32.
+        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+        for (p0, p1, q0, q1), block in zip(self.blocks, self._parts(query, key, value)):
+            q, k, v = (t.to(dtype).detach().requires_grad_() for t in block)
+            with torch.enable_grad():
+                found = self._block(q, k, v, settings)
+            d_q, d_k, d_v = torch.autograd.grad(found, (q, k, v), d_out[:, :, q0:q1].to(dtype))
+            out[:, :, q0:q1] = found.detach()
+            d_query[:, :, q0:q1] = d_q
+            for total, part in ((d_key, d_k), (d_value, d_v)):
+                if p1 > p0:
+                    total[:, :, p0:p1] += part[:, :, : p1 - p0]
+                total[:, :, q0:q1] += part[:, :, p1 - p0 :]
+        return out, d_query, d_key, d_value
+
+    def _parts(self, query: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for p0, p1, q0, q1 in self.blocks:
+            yield query[:, :, q0:q1], _rows(key, p0, p1, q0, q1), _rows(value, p0, p1, q0, q1)
+
+    def _block(self, query: Tensor, key: Tensor, value: Tensor, settings: Settings) -> Tensor:
         scale, window, cap, dropout = settings
         num_queries, num_keys = query.shape[2], key.shape[2]
         windowed = window is not None and window < num_keys
@@ -257,32 +287,15 @@ class _Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, settings: Any) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, settings: Settings) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.layout, ctx.settings = layout, settings
-        blocks = [
-            layout._block(query[:, :, q0:q1], _rows(key, p0, p1, q0, q1), _rows(value, p0, p1, q0, q1), settings)
-            for p0, p1, q0, q1 in layout.blocks
-        ]
-        return torch.cat(blocks, dim=2)
+        return layout.forward_blocks(query, key, value, settings)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        query, key, value = ctx.saved_tensors
-        d_query, d_key, d_value = (torch.zeros_like(t) for t in (query, key, value))
-        # Processors run the backward of half-precision attention at half the speed of float32.
-        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        for p0, p1, q0, q1 in ctx.layout.blocks:
-            q = query[:, :, q0:q1].to(dtype).detach().requires_grad_()
-            k, v = (_rows(t, p0, p1, q0, q1).to(dtype).detach().requires_grad_() for t in (key, value))
-            with torch.enable_grad():
-                out = ctx.layout._block(q, k, v, ctx.settings)
-            d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), grads[0][:, :, q0:q1].to(dtype))
-            d_query[:, :, q0:q1] = d_q
-            for total, part in ((d_key, d_k), (d_value, d_v)):
-                total[:, :, p0:p1] += part[:, :, : p1 - p0]
-                total[:, :, q0:q1] += part[:, :, p1 - p0 :]
-        return d_query, d_key, d_value, None, None
+        _, *found = ctx.layout.backward_blocks(*ctx.saved_tensors, grads[0], ctx.settings)
+        return *found, None, None
 
 
 def _rows(x: Tensor, p0: int, p1: int, q0: int, q1: int) -> Tensor:

@@ -27,6 +27,7 @@ from optative.generators.language.attention import (
     run_backbone,
     why_no_layout,
 )
+from optative.generators.language.fused import run_fused, why_not_fused
 from optative.generators.language.heads import Head
 from optative.generators.language.packing import Group, Pack, plan
 
@@ -169,12 +170,14 @@ def hidden_states(model: Any, pack: Pack, *, packed: bool = True) -> tuple[Tenso
 
 def _packed(base: Any, pack: Pack, device: Any) -> Tensor:
     layout = PackLayout(pack, device)
-    hidden_TD = run_backbone(base, layout, layout.ids_1T, layout.positions_1T)[0]
     index: list[int] = []
     for group, end, starts in zip(pack.groups, layout.prompt_ends, layout.completion_starts):
         for ids, start in zip(group.completion_ids, starts):
             index += [end - 1, *range(start, start + len(ids) - 1)]
-    return hidden_TD.index_select(0, torch.tensor(index, device=device))
+    rows_N = torch.tensor(index, device=device)
+    if why_not_fused(base) is None:
+        return run_fused(base, layout, rows_N)
+    return run_backbone(base, layout, layout.ids_1T, layout.positions_1T)[0].index_select(0, rows_N)
 
 
 def _padded(base: Any, pack: Pack, device: Any) -> Tensor:
