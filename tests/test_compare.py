@@ -171,7 +171,7 @@ def test_run_folders_compare_their_steered_models(tmp_path: Path) -> None:
     rows = [sample(i, [i % 2 == 0, True]) for i in range(20)]
     rows += [sample(i, [False, False], model="base") for i in range(20)]
     rows += [sample(i, [False, False], stage="round-1", model="policy") for i in range(20)]
-    other = [sample(i, [i % 4 == 0, i != 4]) for i in reversed(range(20))]
+    other = [sample(i, [i % 4 == 0, i != 4], completion=f"another {i}") for i in reversed(range(20))]
     base = {"name": "m", "fingerprint": "f", "template_hash": "t"}
     a = run_folder(tmp_path / "a", rows, base_model=base, trained_kinds=["a"])
     b = run_folder(tmp_path / "b", other, base_model=base, trained_kinds=["a"])

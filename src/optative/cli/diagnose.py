@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from optative.cli.output import console, print_json
+from optative.cli.output import console, print_json, print_table
 from optative.cli.run import JsonOption
 
 app = typer.Typer(
@@ -112,7 +112,7 @@ def pairs(
         return
     words = console(stderr=True)
     for table in (_figures(found), _idealised(found)):
-        words.print(table, width=max(words.width, words.measure(table).maximum))
+        print_table(words, table)
     from optative.evaluation.report.diagnosis import findings, left_out
 
     for sentence in (*findings(found), left_out(found)):
@@ -146,7 +146,7 @@ def curves(
         numbers = [_number(found[name][i]) for name in names]
         table.add_row(f"{step}{' (lowest)' if i == marked else ''}", *numbers)
     words = console(stderr=True)
-    words.print(table, width=max(words.width, words.measure(table).maximum))
+    print_table(words, table)
     from optative.evaluation.report.diagnosis import curve_findings
 
     for sentence in curve_findings(found):

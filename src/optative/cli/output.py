@@ -27,6 +27,12 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def print_table(out: Console, table: Any) -> None:
+    """A table as wide as it needs to be; pipes and narrow terminals get whole numbers, not cut ones."""
+    wide = out.options.update(max_width=1000)
+    out.print(table, width=max(out.width, out.measure(table, options=wide).maximum))
+
+
 def print_run(folder: Any, evaluation: dict[str, Any], as_json: bool) -> None:
     """A finished run: a table of what changed and, as the last line on stdout, the folder."""
     if as_json:

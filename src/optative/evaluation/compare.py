@@ -1,7 +1,7 @@
 """Two results, paired: run folders, evaluations or plain score files.
 
 Knows: how to pair results, which figures their rows allow, what makes a comparison doubtful. Does not know: models, the
-command line. Differences are A minus B: positive where A is better.
+command line. Differences are A minus B: positive where A is better. For flips B is the old model and A the new one.
 """
 
 from __future__ import annotations
@@ -14,28 +14,49 @@ import numpy as np
 
 from optative.core.errors import InputError
 from optative.evaluation import drift, instructions
+from optative.evaluation.changes import change_warnings, changes, repeated
 from optative.evaluation.figures import score_figure, warning
 from optative.evaluation.flips import count_flips
 from optative.evaluation.independence import BASE_LOGPS
 from optative.evaluation.instructions import Context
 from optative.evaluation.options import Diversity, InstructionAccuracy, Length
-from optative.evaluation.results import Answers, Pairing, Results, pair, read_results
+from optative.evaluation.results import Answers, Pairing, Results, pair, read_results, read_verdicts
+from optative.evaluation.verdicts import win_rate, win_warnings
 
 
-def compare(a: str | Path, b: str | Path, *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    repeat: str | Path | None = None,
+    verdicts: str | Path | None = None,
+    dead_zone: float | None = None,
+) -> dict[str, Any]:
     """Compare two run folders or two result files, item by item.
+
+    repeat: B measured once more; flips between the two are the noise floor. verdicts: a judge's choice between A and B
+    (`results.read_verdicts`). dead_zone: how much a graded score has to move to count as a flip; 0 by default.
 
     Returns `a` and `b` (what was read), `metrics` and `by_kind` (each with `a`, `b`, `difference` = a - b, `interval`,
     `n`; yes/no scores also with `only_a`, `only_b`, `both`, `neither` and the exact McNemar `p`), `missing` (ids of one
-    side only) and `warnings`. All means are over the common items. Raises InputError when nothing can be paired.
+    side only) and `warnings`. `flips` by split: `flips.anatomy` of yes/no results, with `by_kind`, `by_length` and
+    `noise_floor`, or `flips.generation_flips` of graded ones. `win_rate`: of verdicts or of graded scores, raw and
+    length-controlled. All means are over the common items. Raises InputError when nothing can be paired.
     """
     left, right = read_results(a), read_results(b)
+    again = None if repeat is None else read_results(repeat)
     if left.kind != right.kind:
         raise InputError(f"{left.name} holds judged answers and {right.name} plain scores; compare two of a kind")
     pairing = pair(right.rows, left.rows)
     if not pairing.n:
         hint = "The same ids stand for other prompts." if pairing.other_prompt else "They have no id in common."
         raise InputError(f"{left.name} and {right.name} share no item", hint=hint)
+    graded = left.kind == "scores" and not _yes_no(pairing)
+    if dead_zone is not None and not graded:
+        raise InputError("cannot act: these results are yes or no", field="dead_zone", found=dead_zone)
+    noise = None if again is None else repeated(right, again)
     metrics: list[dict[str, Any]] = []
     by_kind: list[dict[str, Any]] = []
     for answers in pairing.splits:
@@ -45,12 +66,18 @@ def compare(a: str | Path, b: str | Path, *, level: float = 0.95, seed: int = 0)
             context = Context(_trained_by(left, right), "/".join(sorted(left.modes | right.modes)), None, seed)
             metrics += _judged(answers, context, level)
             by_kind += _kinds(answers, context, level)
+    sampling = {"level": level, "seed": seed}
+    flips = {answers.split: changes(answers, noise, graded, dead_zone or 0.0, sampling) for answers in pairing.splits}
+    judged = None if verdicts is None else read_verdicts(verdicts)
+    wins = win_rate(pairing, judged, sampling) if graded or judged else None
     return {
         "a": _described(left),
         "b": _described(right),
         "n": pairing.n,
         "metrics": metrics,
         "by_kind": by_kind,
+        "flips": flips,
+        "win_rate": wins,
         "missing": {
             "only_a": list(pairing.only_steered),
             "only_b": list(pairing.only_base),
@@ -58,13 +85,13 @@ def compare(a: str | Path, b: str | Path, *, level: float = 0.95, seed: int = 0)
             "unscored_a": list(left.unscored),
             "unscored_b": list(right.unscored),
         },
-        "warnings": _warnings(left, right, pairing),
+        "warnings": _warnings(left, right, pairing) + change_warnings(flips) + (win_warnings(wins) if wins else []),
     }
 
 
 def _scores(answers: Answers, level: float, seed: int) -> dict[str, Any]:
     own, other = ([row["score"] for row in rows or ()] for rows in (answers.base, answers.steered))
-    yes_no = bool(np.isin(own + other, (0, 1)).all())
+    yes_no = _binary(own + other)
     figure = score_figure(
         "score",
         answers.split,
@@ -105,6 +132,14 @@ def _kinds(answers: Answers, context: Context, level: float) -> list[dict[str, A
         ]
         rows.append(_sided(row) | _flips(*zip(*items)))
     return rows
+
+
+def _binary(scores: Sequence[Any]) -> bool:
+    return bool(np.isin(scores, (0, 1)).all())
+
+
+def _yes_no(pairing: Pairing) -> bool:
+    return _binary([row["score"] for answers in pairing.splits for side in answers.sides.values() for row in side])
 
 
 def _flips(ids: Sequence[str], own: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Result files and the pairing of their rows: by id, never by position.
 
-Knows: `samples.jsonl` of a run folder (one judged answer a row) and plain `{"id", "score"}` JSON lines. Does not know:
-what a score means, statistics.
+Knows: `samples.jsonl` of a run folder (one judged answer a row), plain `{"id", "score"}` JSON lines, which may carry
+`answer`, `num_tokens` and `kind`, and a judge's verdicts on two of them. Does not know: what a score means, statistics.
 
 Ids are text; the number 1 and the text "1" are the same id. An id that occurs twice with different scores is an
 error, twice with the same it counts once and is reported. Lines end at line feeds only: other separators can stand
@@ -21,6 +21,7 @@ from optative.core.errors import InputError, InputErrors
 from optative.core.files import read_json
 
 Key = tuple[str, str, int]  # split, id, sample
+Verdict = tuple[Key, str | None, str | None]  # item, shown first (a, b, None if unknown), winner (a, b, tie, or none)
 PREFERRED = ("steered", "policy", "base")  # whose answers stand for a run folder
 MOST_ERRORS = 20
 
@@ -122,6 +123,20 @@ def label(key: Key) -> str:
 
 def key_of(row: Mapping[str, Any]) -> Key:
     return str(row.get("split", "all")), row_id(row["id"]), int(row.get("sample", 0))
+
+
+def answer_of(row: Mapping[str, Any]) -> Any:
+    """What was answered, or None where the file does not say."""
+    return row.get("completion", row.get("answer"))
+
+
+def lengths_of(rows: Sequence[tuple[Mapping[str, Any], ...]]) -> list[list[float]] | None:
+    """Lengths of the answers of paired rows: tokens where all rows have them, else characters, else None."""
+    if all("num_tokens" in row for both in rows for row in both):
+        return [[float(row["num_tokens"]) for row in both] for both in rows]
+    if all(isinstance(answer_of(row), str) for both in rows for row in both):
+        return [[float(len(answer_of(row))) for row in both] for both in rows]
+    return None
 
 
 def _keyed(rows: Sequence[Mapping[str, Any]], side: str) -> dict[Key, Mapping[str, Any]]:
@@ -233,7 +248,42 @@ def _score(record: Mapping[str, Any], path: Path, line: int) -> dict[str, Any]:
         )
     split, sample = record.get("split", "all"), record.get("sample", 0)
     row = {"id": row_id(record["id"], path, line), "split": str(split), "sample": _whole(sample, path, line)}
-    return {**row, "score": None if score is None else float(score)}
+    tokens = record.get("num_tokens")
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
+        expected = "a whole number, 0 or more"
+        raise InputError("not a length", file=path, line=line, field="num_tokens", found=tokens, expected=expected)
+    more = {name: record[name] for name in ("answer", "num_tokens", "kind") if record.get(name) is not None}
+    return {**row, "score": None if score is None else float(score), **more}
+
+
+def read_verdicts(path: str | Path) -> list[Verdict]:
+    """A judge's verdicts on A against B, one a line, in the order of the file.
+
+    JSON lines `{"id", "winner"}`, winner "a", "b", "tie" or null, with `first` ("a" or "b") where the order is known.
+    Raises InputErrors.
+    """
+    path, errors = Path(path), list[InputError]()
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    found = []
+    for line, record in _records(path, errors):
+        try:
+            _require(record, ("id", "winner"), path, line)
+            for field, allowed in (("winner", ("a", "b", "tie", None)), ("first", ("a", "b", None))):
+                if record.get(field) not in allowed:
+                    expected = ", ".join(str(word or "null") for word in allowed)
+                    raise InputError(
+                        "not a verdict", file=path, line=line, field=field, found=record[field], expected=expected
+                    )
+            key = str(record.get("split", "all")), row_id(record["id"], path, line), int(record.get("sample", 0))
+            found.append((key, record.get("first"), record["winner"]))
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise InputErrors(errors[:MOST_ERRORS])
+    if not found:
+        raise InputError("is empty", file=path, expected="one JSON object a line")
+    return found
 
 
 def _sample(record: Mapping[str, Any], path: Path, line: int) -> dict[str, Any]:
