@@ -256,6 +256,7 @@ def test_a_mixture_without_a_reference_asks_for_none():
         ({"terms": []}, "at least 1"),
         ({"terms": [{"sft": {}}]}, "unknown loss on pairs 'sft'"),
         ({"terms": [{"dpoo": {}}]}, "the nearest is 'dpo'"),
+        ({"terms": [{"davidson": {}}]}, "unknown loss on pairs 'davidson'"),
         ({"terms": [{"dpo": {}, "ipo": {}}]}, "exactly one name"),
         ({"terms": [{"dpo": {"bta": 1}}]}, "the nearest is 'beta'"),
         ({"terms": [{"dpo": {"learning_rate": 1e-3}}]}, "unknown option of a term 'learning_rate'"),

@@ -83,6 +83,12 @@ VERBS: dict[str, Verb] = {
         "chat:chat", "Talk to the base and the steered model, side by side.", LOOK, "optative chat runs/demo-1a2b3c4d"
     ),
     "data": Verb("data:app", "Look into a file of preferences.", LOOK, "optative data inspect pairs.jsonl"),
+    "explain": Verb(
+        "explain:explain",
+        "Say what a name in a spec stands for: options, needs, source.",
+        LOOK,
+        "optative explain optimizer.simpo",
+    ),
     "systems": Verb("systems:app", "List, show and run the published systems.", LOOK, "optative systems list"),
     "models": Verb("models:app", "Get and list models.", HELP, "optative models get"),
     "env": Verb("env:env", "Print versions and hardware.", HELP, "optative env --json"),

@@ -345,11 +345,25 @@ class Loss(NamedTuple):
     when: str
     source: str
     coupled: bool = False  # the value of a unit depends on all units of its step
+    records: str = ""  # what is learnt from, in words, where the kind does not say it well
 
     @property
     def reference(self) -> bool:
         """Does it compare with a reference policy? (A mixture does when one of its terms does.)"""
         return issubclass(self.config, Anchored)
+
+    @property
+    def needs(self) -> str:
+        """Records, reference and step, in words."""
+        words = [self.records or _RECORDS[self.kind]]
+        if self.config is Mixture:
+            words.append("a reference if one of its terms does")
+        elif self.reference:
+            words.append("a reference")
+        return ", ".join(words + (["steps of at least 2 units"] if self.coupled or self.config is KTO else []))
+
+
+_RECORDS: dict[Kind, str] = {"pair": "pairs", "completion": "answers marked good or bad", "list": "ranked lists"}
 
 
 _AT = "optative.optimizers.losses."
@@ -376,7 +390,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "max(0, 1 - (b D - margin))",
         "Clean labels; pairs that are learnt should no longer pull.",
-        "Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, eq. 1, with log-ratios as in RSO, arXiv:2309.06657",
+        "Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, with log-ratios as in RSO, arXiv:2309.06657",
     ),
     "ipo": Loss(
         IPO,
@@ -400,7 +414,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b cw) - 0.5 logsig(-b cw) - 0.5 logsig(-b cl)",
         "The chosen answer's likelihood falls with DPO; reasoning and code.",
-        "Chen et al. 2024, arXiv:2402.05369, table 1, for two answers with hard labels",
+        "Chen et al. 2024, arXiv:2402.05369, for two answers with hard labels",
     ),
     "robust": Loss(
         Robust,
@@ -408,7 +422,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "(-(1 - e) logsig(b D) + e logsig(-b D)) / (1 - 2 e)",
         "A known share of the labels is flipped at random.",
-        "Chowdhury et al. 2024 (rDPO), arXiv:2403.00409, eq. 12",
+        "Chowdhury et al. 2024 (rDPO), arXiv:2403.00409",
     ),
     "bco_pair": Loss(
         BCOPair,
@@ -464,7 +478,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b (s(cw) / |w| - s(cl) / |l|))",
         "Answers grow longer with DPO.",
-        "Lambert et al. 2024 (Tulu 3), arXiv:2411.15124, eq. 6",
+        "Lambert et al. 2024 (Tulu 3), arXiv:2411.15124",
     ),
     "gamma_dpo": Loss(
         GammaDPO,
@@ -481,6 +495,7 @@ LOSSES: dict[str, Loss] = {
         "decided: -logsig(b D - log nu); tied: -log(nu^2 - 1) - logsig(b D - log nu) - logsig(-b D - log nu)",
         "Many pairs are ties that mean something.",
         "Chen et al. 2024, arXiv:2409.17431, after Rao and Kupper 1967",
+        records="pairs, also tied ones",
     ),
     "davidson": Loss(
         Davidson,
@@ -489,6 +504,7 @@ LOSSES: dict[str, Loss] = {
         "decided: log(1 + exp(-d) + 2 nu exp(-d / 2)), d = b D; tied: the same + d / 2 - log(2 nu)",
         "As rao_kupper; ties fade more slowly as answers differ.",
         "Chen et al. 2024, arXiv:2409.17431, after Davidson 1970",
+        records="pairs, also tied ones",
     ),
     "aot": Loss(
         AOT,
@@ -496,7 +512,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b (sorted(lw - ll) - sorted(lw_ref - ll_ref))), sorted over the step",
         "Large steps; the policy's margins should be larger than the reference's as a whole.",
-        "Melnyk et al. 2024, arXiv:2406.05882, section 3",
+        "Melnyk et al. 2024, arXiv:2406.05882",
         coupled=True,
     ),
     "aot_unpaired": Loss(
@@ -505,7 +521,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b (sorted(cw) - sorted(cl))), sorted over the step",
         "As aot, where which rejected answer belongs to which chosen one says little.",
-        "Melnyk et al. 2024, arXiv:2406.05882, section 3",
+        "Melnyk et al. 2024, arXiv:2406.05882",
         coupled=True,
     ),
     "simpo": Loss(
@@ -522,7 +538,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b (r(lw / |w|) - r(ll / |l|)) - gamma - margin), r(x) = (1 - exp(-alpha x)) / alpha",
         "SimPO pushes likelihoods down too far, or not enough.",
-        "Gupta et al. 2025, arXiv:2501.03884, eq. 5",
+        "Gupta et al. 2025, arXiv:2501.03884",
     ),
     "orpo": Loss(
         ORPO,
@@ -530,7 +546,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-b logsig(o(lw / |w|) - o(ll / |l|)) + nll_weight NLL(chosen), o(x) = x - log(1 - exp(x))",
         "From a base model in one go: supervised and preference training together.",
-        "Hong et al. 2024, arXiv:2403.07691, eqs. 6 and 7",
+        "Hong et al. 2024, arXiv:2403.07691, eqs. 4 and 7",
     ),
     "cpo": Loss(
         CPO,
@@ -538,7 +554,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "-logsig(b (lw - ll) - margin) + nll_weight NLL(chosen)",
         "Translation and other tasks with a right answer; no reference.",
-        "Xu et al. 2024, arXiv:2401.08417, eqs. 3 to 5",
+        "Xu et al. 2024, arXiv:2401.08417, eq. 3 and its NLL term",
     ),
     "kto": Loss(
         KTO,
@@ -546,7 +562,7 @@ LOSSES: dict[str, Loss] = {
         "completion",
         "good: w_d (1 - sig(b (c - kl))); bad: w_u (1 - sig(b (kl - c))); kl: mean c of mismatched answers, >= 0",
         "Single answers with thumbs up or down, even very unequal in number.",
-        "Ethayarajh et al. 2024, arXiv:2402.01306, eqs. 7 and 8",
+        "Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7",
     ),
     "apo_zero_unpaired": Loss(
         APOZeroUnpaired,
@@ -563,6 +579,7 @@ LOSSES: dict[str, Loss] = {
         "-l / |y|",
         "Good answers only; before any preference training of a base model.",
         "maximum likelihood, per token of each answer",
+        records="good answers",
     ),
     "plackett_luce": Loss(
         PlackettLuce,
@@ -578,7 +595,7 @@ LOSSES: dict[str, Loss] = {
         "pair",
         "sum of weight x loss over the terms",
         "One loss alone does not do it, as in MPO: dpo 0.8, bco_pair 0.2, nll_weight 1.",
-        "Wang et al. 2024 (MPO), arXiv:2411.10442, eq. 1",
+        "Wang et al. 2024 (MPO), arXiv:2411.10442",
     ),
 }
 
@@ -627,7 +644,8 @@ def own_fields(config: type[Preference]) -> list[str]:
 
 def _complete_term(term: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """A term with its weight and all of its loss's own options."""
-    pairwise = [name for name, loss in LOSSES.items() if loss.kind == "pair" and name != "mixture"]
+    # Not those that learn from ties: a tied pair would be a preference to the other terms.
+    pairwise = [name for name, loss in LOSSES.items() if loss.kind == "pair" and not loss.records and name != "mixture"]
     if len(term) != 1:
         raise ValueError(f"a term has exactly one name, found {sorted(term)}")
     ((name, given),) = term.items()

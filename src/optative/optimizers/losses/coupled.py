@@ -3,7 +3,7 @@
 Knows: log-probabilities of *all* pairs of the step. Does not know: models, micro-batches; a part of a step gives
 another loss than the whole.
 Shapes: B pairs. Value i belongs to the i-th smallest margin, not to pair i; only their mean has a meaning.
-Source: Melnyk et al. 2024, arXiv:2406.05882, section 3 (first-order stochastic dominance by sorting).
+Source: Melnyk et al. 2024, arXiv:2406.05882 (first-order stochastic dominance by sorting).
 """
 
 from __future__ import annotations

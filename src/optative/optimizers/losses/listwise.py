@@ -25,7 +25,7 @@ def plackett_luce(
     Biometrics 30, 89-99) treats tied times in the same likelihood: each is set against its tied ones and all that are
     worse, so that a tie draws its answers together.
     `places`: only answers with fewer than so many better ones count; 0: all. 1 is the softmax loss of S-DPO (Chen et
-    al. 2024, arXiv:2406.09215, eq. 11). A list with fewer than two answers has loss 0.
+    al. 2024, arXiv:2406.09215). A list with fewer than two answers has loss 0.
 
     >>> logps, ref = torch.tensor([[-1.0, -3.0, 0.0]]), torch.tensor([[-2.0, -2.0, 0.0]])
     >>> plackett_luce(logps, ref, torch.tensor([[0, 1, -1]]), beta=1.0)

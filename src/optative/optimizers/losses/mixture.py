@@ -11,7 +11,7 @@ from optative.optimizers.losses.bind import function_of, tensors_of
 
 
 def mixture(*, terms: Sequence[Mapping[str, Mapping[str, Any]]], **tensors_B: torch.Tensor) -> torch.Tensor:
-    """Sum over the terms of weight times loss, [B] (Wang et al. 2024, MPO, arXiv:2411.10442, eq. 1).
+    """Sum over the terms of weight times loss, [B] (Wang et al. 2024, MPO, arXiv:2411.10442).
 
     terms: `{name: {"weight": ..., and all numbers of the loss}}`, as a checked `options.Mixture` has them; each term
     takes those of the tensors that it knows.

@@ -61,7 +61,7 @@ def hinge(
     divergence: str = "reverse_kl",
     divergence_alpha: float = 0.5,
 ) -> torch.Tensor:
-    """Sequence likelihood calibration (Zhao et al. 2023, arXiv:2305.10425, eq. 1) on log-ratios to the reference, [B].
+    """Sequence likelihood calibration (Zhao et al. 2023, arXiv:2305.10425) on log-ratios to the reference, [B].
 
     With the ratios it is the hinge-norm loss of Liu et al. 2023, arXiv:2309.06657. A doubtful label: the expectation
     over whether it is right.
@@ -174,7 +174,7 @@ def robust(
 ) -> torch.Tensor:
     """DPO whose mean under a known share of flipped labels is that of clean ones, [B].
 
-    Chowdhury et al. 2024, arXiv:2403.00409, eq. 12. `label_smoothing`: the share, below 0.5. It can be negative.
+    Chowdhury et al. 2024, arXiv:2403.00409. `label_smoothing`: the share, below 0.5. It can be negative.
 
     >>> l = torch.tensor([-2.0])
     >>> robust(l, l, l, l, beta=0.5, label_smoothing=0.25)
@@ -334,7 +334,7 @@ def sigmoid_norm(
     divergence: str = "reverse_kl",
     divergence_alpha: float = 0.5,
 ) -> torch.Tensor:
-    """Length-normalised DPO: log-ratios per token (Lambert et al. 2024, Tulu 3, arXiv:2411.15124, eq. 6), [B].
+    """Length-normalised DPO: log-ratios per token (Lambert et al. 2024, Tulu 3, arXiv:2411.15124), [B].
 
     >>> l, tokens = torch.tensor([-2.0]), torch.tensor([4.0])
     >>> sigmoid_norm(l, l, l, l, tokens, tokens, beta=5.0)

@@ -55,7 +55,7 @@ def alphapo(
 ) -> torch.Tensor:
     """SimPO with the reward (1 - p^-alpha) / alpha of the geometric mean p of token probabilities, [B].
 
-    Gupta et al. 2025, arXiv:2501.03884, eq. 5. alpha -> 0 is SimPO. Beyond exponents of 30 the reward goes on as its
+    Gupta et al. 2025, arXiv:2501.03884. alpha -> 0 is SimPO. Beyond exponents of 30 the reward goes on as its
     tangent (`divergence.bounded_expm1`).
 
     >>> l, tokens = torch.tensor([-2.0]), torch.tensor([4.0])
@@ -82,7 +82,7 @@ def orpo(
     """The odds ratio term of ORPO, times `beta` (Hong et al. 2024, arXiv:2403.07691, eqs. 4 and 7), [B].
 
     The odds are those of the geometric mean p of token probabilities, p / (1 - p). TRL's NLL beside it runs over the
-    prompt too; eq. 2 of the paper, and `nll_weight`, over the answer only.
+    prompt too; the paper's, and `nll_weight`, over the answer only.
 
     >>> l, tokens = torch.tensor([-2.0]), torch.tensor([4.0])
     >>> orpo(l, 2 * l, tokens, 2 * tokens, beta=1.0)

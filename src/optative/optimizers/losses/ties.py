@@ -2,7 +2,7 @@
 
 Knows: summed log-probabilities of the two completions, which pairs are tied. Does not know: models, trainers.
 Shapes and arguments as in `pairs`; `tied_B` [bool]; of a tied pair it does not matter which answer is called chosen.
-Source: Chen et al. 2024, arXiv:2409.17431, section 3.
+Source: Chen et al. 2024, arXiv:2409.17431.
 """
 
 from __future__ import annotations

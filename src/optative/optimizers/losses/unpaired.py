@@ -25,7 +25,7 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> torch.Tensor:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, eqs. 7 and 8), [B].
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7), [B].
 
     `kl`: the reference point, a scalar in nats (see `reference_point`); it is a constant here and gets no gradient.
 
@@ -43,7 +43,7 @@ def kto(
 def reference_point(mismatched_B: torch.Tensor, ref_mismatched_B: torch.Tensor) -> torch.Tensor:
     """KTO's estimate of KL(policy, reference): mean log-ratio of answers under prompts not their own, a scalar >= 0.
 
-    Same paper, section 4.1. Without gradient. A text that is right for both prompts is no mismatch: leave it out.
+    Same paper. Without gradient. A text that is right for both prompts is no mismatch: leave it out.
 
     >>> reference_point(torch.tensor([-3.0, -5.0]), torch.tensor([-4.0, -5.0]))
     tensor(0.5000)
