@@ -26,6 +26,7 @@ from optative.core.errors import OptativeError
 from optative.generators.language.packing import Group, Pack
 
 NAME = "optative"
+TILE = 96  # queries that go together in the attention's backward: the fastest of 32, 64, 96, 128 on one core
 Settings = tuple[float, int | None, float | None, float]  # scale, window, cap, dropout
 _LAYER_TYPES = {"full_attention", "sliding_attention", "attention"}
 _REASONS: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
@@ -238,15 +239,9 @@ class PackLayout:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The attention once more, and its gradients by queries, keys and values."""
         out, d_query, d_key, d_value = (torch.zeros_like(t) for t in (d_out, query, key, value))
-        # Processors run the backward of half-precision attention at half the speed of float32.
-        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        for (p0, p1, q0, q1), block in zip(self.blocks, self._parts(query, key, value)):
-            q, k, v = (t.to(dtype).detach().requires_grad_() for t in block)
-            with torch.enable_grad():
-                found = self._block(q, k, v, settings)
-            d_q, d_k, d_v = torch.autograd.grad(found, (q, k, v), d_out[:, :, q0:q1].to(dtype))
-            out[:, :, q0:q1] = found.detach()
-            d_query[:, :, q0:q1] = d_q
+        for (p0, p1, q0, q1), (q, k, v) in zip(self.blocks, self._parts(query, key, value)):
+            o, d_q, d_k, d_v = self._block_backward(q, k, v, d_out[:, :, q0:q1], settings)
+            out[:, :, q0:q1], d_query[:, :, q0:q1] = o, d_q
             for total, part in ((d_key, d_k), (d_value, d_v)):
                 if p1 > p0:
                     total[:, :, p0:p1] += part[:, :, : p1 - p0]
@@ -267,6 +262,16 @@ class PackLayout:
             mask = self._mask(num_queries, num_keys, window if windowed else None, query.device)
         return attend(query, key, value, mask, causal, scale, cap, dropout)
 
+    def _block_backward(self, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, settings: Settings) -> tuple[Tensor, ...]:
+        scale, window, cap, _ = settings
+        # Processors run the library's backward of attention slowly, of half precision twice as slowly.
+        if q.device.type == "cpu" and cap is None and (window is None or window >= k.shape[2]):
+            return tuple(t[None] for t in _causal_backward(q[0], k[0], v[0], d_out[0], scale))
+        q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+        with torch.enable_grad():
+            out = self._block(q, k, v, settings)
+        return out.detach(), *torch.autograd.grad(out, (q, k, v), d_out)
+
     def _mask(self, num_queries: int, num_keys: int, window: int | None, device: Any) -> Tensor:
         found = self._masks.get((num_queries, num_keys, window))
         if found is None:
@@ -277,6 +282,38 @@ class PackLayout:
             found = distance >= 0 if window is None else (distance >= 0) & (distance < window)
             self._masks[num_queries, num_keys, window] = found
         return found
+
+
+def _causal_backward(
+    q_HLD: Tensor, k_hSD: Tensor, v_hSD: Tensor, d_out_HLD: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Attention of the last L of S tokens, and its gradients by queries, keys and values, as plain matrix products.
+
+    Queries go in tiles that see only the keys up to their end, and the heads of one key are one product. The formulas
+    are those of FlashAttention (arXiv:2205.14135, appendix B.2).
+    """
+    groups, tokens, size = len(k_hSD), q_HLD.shape[1], q_HLD.shape[2]
+    offset = k_hSD.shape[1] - tokens
+    out, d_q = torch.empty_like(d_out_HLD), torch.empty_like(q_HLD)
+    d_k, d_v = (torch.zeros(t.shape, dtype=t.dtype) for t in (k_hSD, v_hSD))
+    for start in range(0, tokens, TILE):
+        end = min(start + TILE, tokens)
+        rows, seen = end - start, offset + end
+        k, v = k_hSD[:, :seen], v_hSD[:, :seen]
+        q = (q_HLD[:, start:end] * scale).reshape(groups, -1, size)
+        d_o = d_out_HLD[:, start:end].reshape(groups, -1, v.shape[2])
+        scores = torch.bmm(q, k.transpose(1, 2))
+        hidden = torch.full((rows, rows), -torch.inf, dtype=scores.dtype).triu_(1)
+        scores.view(groups, -1, rows, seen)[..., seen - rows :].add_(hidden)
+        p = scores.softmax(-1)
+        o = torch.bmm(p, v)
+        d_v[:, :seen] += torch.bmm(p.transpose(1, 2), d_o)
+        shift = (d_o * o).sum(-1, keepdim=True, dtype=torch.float32).neg_().to(p.dtype)
+        d_scores = torch.baddbmm(shift, d_o, v.transpose(1, 2)).mul_(p)
+        d_k[:, :seen] += torch.bmm(d_scores.transpose(1, 2), q)
+        out[:, start:end] = o.view(len(q_HLD), rows, -1)
+        d_q[:, start:end] = torch.bmm(d_scores, k).mul_(scale).view(len(q_HLD), rows, -1)
+    return out, d_q, d_k, d_v
 
 
 class _Blocks(torch.autograd.Function):

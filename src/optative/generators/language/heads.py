@@ -11,18 +11,20 @@ Shapes: N positions, V vocabulary, D hidden size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from optative.core.errors import InputError, unknown
 from optative.generators.language.attention import backbone_of, base_of
 
 CHUNK_ELEMENTS = 1 << 23  # logits of one chunk: 32 MB in float32
+TILE = 4096  # rows of the head that go together where only log-probabilities are asked for
 _CHECKED: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -56,6 +58,11 @@ class Head:
         if self.cap:
             logits_NV = self.cap * torch.tanh(logits_NV / self.cap)
         return logits_NV if temperature == 1.0 else logits_NV / temperature
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits are nothing but products with a matrix, times a number."""
+        return type(self.linear) is torch.nn.Linear and self.linear.bias is None and not self.cap
 
     @property
     def is_trained(self) -> bool:
@@ -101,6 +108,9 @@ def statistics(
     for name in outputs:
         if name not in STATISTICS:
             raise InputError(unknown("output", name, STATISTICS), field="outputs")
+
+    if tuple(outputs) == ("logps",) and head.is_plain:
+        return (_Logps.apply(hidden_ND, head.linear.weight, targets_N, head.scale / temperature),)
 
     def compute(hidden: Tensor, rows: slice) -> tuple[Tensor, ...]:
         logits_NV = head(hidden, temperature)
@@ -172,6 +182,77 @@ def _in_chunks(head: Head, hidden_ND: Tensor, compute: Compute, num_outputs: int
     else:
         return _FrozenHead.apply(hidden_ND, compute, rows, num_outputs)
     return tuple(torch.cat([p[k] for p in parts]) for k in range(num_outputs))
+
+
+class _Logps(torch.autograd.Function):
+    """Log-probabilities through a plain head, a tile of the vocabulary at a time, with running maxima and sums.
+
+    With a frozen head the mean embedding under the softmax is summed up beside them (as FlashAttention does with
+    values, arXiv:2205.14135), and the gradient by the hidden state is the target's embedding less this mean. A trained
+    head computes its logits again in the backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float) -> Tensor:
+        needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        size = (len(hidden_ND), 1)
+        largest_N1 = torch.full(size, -math.inf, device=hidden_ND.device)
+        total_N1 = torch.zeros(size, device=hidden_ND.device)
+        own_N1 = torch.empty(size, device=hidden_ND.device)
+        mean_ND = torch.zeros(hidden_ND.shape, device=hidden_ND.device) if needs_hidden and not needs_weight else None
+        for start, tile_CD, at_N1, inside_N1 in _tiles(weight_VD, targets_N):
+            logits_NC = _logits(hidden_ND, tile_CD, scale)
+            own_N1 = torch.where(inside_N1, logits_NC.gather(1, at_N1), own_N1) if start else logits_NC.gather(1, at_N1)
+            before_N1, largest_N1 = largest_N1, torch.maximum(largest_N1, logits_NC.amax(1, keepdim=True))
+            shrink_N1 = (before_N1 - largest_N1).exp_()
+            p_NC = logits_NC.sub_(largest_N1).exp_()
+            total_N1.mul_(shrink_N1).add_(p_NC.sum(1, keepdim=True))
+            if mean_ND is not None:
+                mean_ND.mul_(shrink_N1)
+                if hidden_ND.dtype == torch.float32:
+                    mean_ND.addmm_(p_NC, tile_CD)
+                else:
+                    mean_ND += p_NC.to(hidden_ND.dtype) @ tile_CD
+        lse_N1 = largest_N1 + total_N1.log_()
+        ctx.scale, ctx.frozen = scale, mean_ND is not None
+        if mean_ND is not None:
+            slope_ND = (weight_VD[targets_N] - mean_ND.div_((lse_N1 - largest_N1).exp_())).mul_(scale)
+            ctx.save_for_backward(slope_ND.to(hidden_ND.dtype))
+        elif needs_weight:
+            ctx.save_for_backward(hidden_ND, weight_VD, targets_N, lse_N1)
+        return (own_N1 - lse_N1)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        d_logps_N1 = grads[0][:, None]
+        if ctx.frozen:
+            (slope_ND,) = ctx.saved_tensors
+            return (slope_ND * d_logps_N1).to(slope_ND.dtype), None, None, None
+        hidden_ND, weight_VD, targets_N, lse_N1 = ctx.saved_tensors
+        factor_N1 = d_logps_N1 * ctx.scale
+        d_hidden_ND = torch.zeros(hidden_ND.shape, device=hidden_ND.device)
+        d_weight_VD = torch.empty_like(weight_VD)
+        for start, tile_CD, at_N1, inside_N1 in _tiles(weight_VD, targets_N):
+            d_logits_NC = _logits(hidden_ND, tile_CD, ctx.scale).sub_(lse_N1).exp_().mul_(-factor_N1)
+            d_logits_NC.scatter_add_(1, at_N1, torch.where(inside_N1, factor_N1, 0.0))
+            d_logits_NC = d_logits_NC.to(hidden_ND.dtype)
+            d_hidden_ND += d_logits_NC @ tile_CD
+            d_weight_VD[start : start + len(tile_CD)] = d_logits_NC.t() @ hidden_ND
+        return d_hidden_ND.to(hidden_ND.dtype), d_weight_VD, None, None
+
+
+def _tiles(weight_VD: Tensor, targets_N: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Start and rows of each tile of the vocabulary, where each target lies in it, and whether it does."""
+    for start in range(0, len(weight_VD), TILE):
+        tile_CD = weight_VD[start : start + TILE]
+        at_N1 = targets_N[:, None] - start
+        yield start, tile_CD, at_N1.clamp(0, len(tile_CD) - 1), (at_N1 >= 0) & (at_N1 < len(tile_CD))
+
+
+def _logits(hidden_ND: Tensor, tile_CD: Tensor, scale: float) -> Tensor:
+    logits_NC = torch.mm(hidden_ND, tile_CD.t()).float()
+    return logits_NC if scale == 1.0 else logits_NC.mul_(scale)
 
 
 class _FrozenHead(torch.autograd.Function):
