@@ -55,9 +55,10 @@ def load_checkpoint(
         for full_name, value in load_file(at / MOMENTS).items():
             name, _, kind = full_name.rpartition("//")
             parameter = parameters[name]
-            # A count of steps is a number; all other moments are laid out as their parameter.
-            value = like(value, parameter) if value.shape == parameter.shape and kind != "step" else value
-            optimizer.state[parameter][kind] = value.to(parameter.device)
+            if kind == "step":
+                optimizer.state[parameter][kind] = value.to(parameter.device)
+            else:  # in the parameter's own order in memory, which fused kernels take for granted
+                optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(like(value, parameter))
         return state
     return None
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -203,39 +204,54 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 def sharded(root: torch.nn.Module, blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Inside the block the weights of `blocks` are split over the ranks; afterwards every rank holds all of them.
 
-    root: the module whose forward runs the blocks. Parameters have to be looked up inside the block: they are other
-    objects there. A forward or backward inside is a joint act of all ranks, so each has to make equally many. Needs
-    torch 2.9 or newer and more than one process.
+    root: the module whose forward runs the blocks. Parameters are other objects inside the block, and again other ones
+    after it: look them up there. A forward or backward inside is a joint act, so every rank has to make equally many.
+    Once for a model. Raises InputError in a single process. Needs torch 2.9 or newer.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
     here = world()
     if here.size == 1:
         raise InputError("cannot act: there is one process, so there is nothing to split", field="shard", found=True)
-    if isinstance(root, FSDPModule):  # a second training: what was changed meanwhile goes into the shards
-        changed = {n: p.detach().clone() for n, p in root.named_parameters() if p.requires_grad}
-    else:
-        changed = {}
-        mesh = init_device_mesh(next(root.parameters()).device.type, (here.size,))
-        inside = {p for block in blocks for p in block.parameters()}
-        for block in blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(root, mesh=mesh, ignored_params={p for p in root.parameters() if p not in inside})
+    if root in _SHARDED:
+        raise InputError("a model can be split once; a second training needs copies", field="shard", found=True)
+    _SHARDED.add(root)
+    before = {module: (type(module), _hooks(module), set(vars(module))) for module in root.modules()}
+    mesh = init_device_mesh(next(root.parameters()).device.type, (here.size,))
+    inside = {p for block in blocks for p in block.parameters()}
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(root, mesh=mesh, ignored_params={p for p in root.parameters() if p not in inside})
     modules: list[Any] = [root, *blocks]
     for module in modules:
         # The normaliser of a step is that of all ranks, so gradients are summed and not averaged.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
-        module.set_reshard_after_forward(module is not root, recurse=False)
+    added = {module: set(vars(module)) - names for module, (_, _, names) in before.items()}
+    yield  # after an error nothing is put back: that would wait for ranks that may not come
+    for module in modules:
         module.reshard()
-    with torch.no_grad():
-        for name, parameter in root.named_parameters():
-            if name in changed:
-                parameter.copy_(like(changed[name], parameter))
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.set_reshard_after_forward(False, recurse=False)
-            module.unshard()
+    _make_whole(root)
+    # FSDP2 has no way back of its own: take its hooks and its class off again.
+    for module, (kind, hooks, _) in before.items():
+        module.__class__ = kind
+        vars(module).update(hooks)
+        for name in added[module]:
+            delattr(module, name)
+
+
+_SHARDED: WeakSet[torch.nn.Module] = WeakSet()
+
+
+def _hooks(module: torch.nn.Module) -> dict[str, Any]:
+    return {name: value.copy() for name, value in vars(module).items() if name.endswith("_hooks") and value is not None}
+
+
+def _make_whole(root: torch.nn.Module) -> None:
+    """Replace every sharded parameter by one with all values."""
+    for module in root.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor):
+                values = whole(parameter.detach())
+                setattr(module, name, torch.nn.Parameter(values, requires_grad=parameter.requires_grad))

@@ -60,6 +60,7 @@ def train(
     evaluate_every: int = 0,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
     cost: Callable[[int], float] | None = None,
+    before_step: Callable[[int], None] | None = None,
 ) -> int:
     """Run all steps of the plan, from the newest checkpoint with this key if there is one; return the journal's end.
 
@@ -69,7 +70,8 @@ def train(
     journal_start: offset of the metrics journal when this training first began. first_step: global number of steps
     already made by earlier trainings. labels: constants copied into each line of metrics. evaluate: held-out metrics,
     named `eval_...`, measured every `evaluate_every` steps. on_step: called on rank 0. cost: of a unit, such as its
-    tokens, to spread a step evenly over ranks. Raises InputError when an option cannot act.
+    tokens, to spread a step evenly over ranks. before_step: called on every rank with the place of the step in the
+    plan, before its micro-batches are made. Raises InputError when an option cannot act.
     """
     for parameter in parameters.values():
         if parameter.dtype != torch.float32:
@@ -96,6 +98,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
+            if before_step:
+                before_step(index)
             with _dropout_keyed(key, index, here.rank, parameters):
                 total, sums = _accumulate(plan[index], micro_batches, loss, cost, shards)
             sum_gradients(parameters.values())
