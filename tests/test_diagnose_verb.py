@@ -24,6 +24,7 @@ from optative.generators.options import LoraOptions
 from optative.runs.diagnose import Length, diagnose_curves, diagnose_pairs
 from report_folder import NASTY
 from test_report import Page
+from test_report_browser import CONTRAST, browser  # noqa: F401  (a fixture)
 from tiny_models import save_tiny_model
 
 
@@ -323,6 +324,22 @@ def test_curves_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "25 (lowest)" in said.err
     with pytest.raises(InputError, match=r"holds no pairs\.parquet"):
         diagnose_curves(tmp_path)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark")])
+def test_the_page_is_readable_on_every_screen(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:  # noqa: F811
+    (tmp_path / "report.html").write_text(pairs_page(fake(80)))
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page, messages = context.new_page(), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert messages == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    worst, element, text = page.evaluate(CONTRAST)
+    assert worst >= 4.5, (worst, element, text)
+    context.close()
 
 
 @pytest.mark.model

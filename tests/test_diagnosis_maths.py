@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -156,6 +157,19 @@ def test_the_median_row_is_the_median_of_the_means_and_stays_paired() -> None:
 def test_wrong_columns_are_refused(call: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_doctests() -> None:
+    found = doctest.testmod(pairs)
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_reward_accuracy_is_not_ranking_accuracy() -> None:
+    """The planted fault: the number that trainers log. Every margin grew, and every pair is still wrong."""
+    ref, now = np.array([-9.0, -8.0]), np.array([-6.0, -5.0])  # chosen minus rejected
+    assert pairs.half_ties(now - ref).tolist() == [1, 1]
+    assert pairs.ranked_right(now, [0.0, 0.0]).tolist() == [0, 0]
 
 
 # Learning curves.

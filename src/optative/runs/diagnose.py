@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def diagnose_pairs(
     with lock(folder / ".lock", "another process is at work in this folder; wait for it, or name another with --out"):
         table = build_table(file, folder / "stages" / "table", format=format, on_bad_record="skip")
         events.say(f"  {file.name}: {table.format}, {table.counts}")
-        places = [(row, nth) for row in range(len(table)) for nth in range(len(strict_pairs(table[row])))][:limit]
+        every = ((row, nth) for row in range(len(table)) for nth in range(len(strict_pairs(table[row]))))
+        places = list(islice(every, limit))
         if not places:
             raise InputError("holds no strict pair", file=file, hint="`optative data inspect` shows what it holds.")
         votes = _shares(table, places, shares, vote_share, file)
@@ -210,7 +212,7 @@ def _score(
 
 
 def _encode(lm: LanguageModel, table: JudgementTable, row: int, nth: int, length: Length, file: Path) -> Row:
-    pair = strict_pairs(table[row])[nth]
+    pair = _pair(table, (row, nth))
     try:
         group = encode_group(lm, pair.prompt, (pair.chosen, pair.rejected))
     except InputError as error:
@@ -265,10 +267,13 @@ def _result(
         )
         for side in rows
     }
-    pairs = [strict_pairs(table[places[i][0]])[places[i][1]] for i in kept]
-    prompts = [content_hash(pair.prompt)[:16] for pair in pairs]
+    ids, prompts = [], []
+    for i in kept:
+        pair = _pair(table, places[i])
+        ids.append(pair.id)
+        prompts.append(content_hash(pair.prompt)[:16])
     found = diagnose(
-        [p.id for p in pairs],
+        ids,
         scored["model"],
         scored["reference"],
         votes[kept],
@@ -278,7 +283,7 @@ def _result(
     )
     for row in found["hardest"]:
         at = row.pop("index")
-        row |= {"line": table.line(places[kept[at]][0]), **_texts(pairs[at])}
+        row |= {"line": table.line(places[kept[at]][0]), **_texts(_pair(table, places[kept[at]]))}
     counts = table.counts.numbers()
     if facts["model"]["tokenizer"] != facts["reference"]["tokenizer"]:
         message = (
@@ -299,23 +304,18 @@ def _result(
             "cut_on_request": sum(bool(a["cut"] or b["cut"]) for a, b in (sides[i] for i in kept)),
         },
         **found,
-        "rows": _lines(pairs, table, [places[i] for i in kept], scored, votes[kept], prompts),
+        "rows": _lines(ids, [table.line(places[i][0]) for i in kept], prompts, scored, votes[kept]),
     }
 
 
 def _lines(
-    pairs: Sequence[Pair],
-    table: JudgementTable,
-    places: Sequence[tuple[int, int]],
-    scored: dict[str, Scored],
-    votes: np.ndarray,
-    prompts: Sequence[str],
+    ids: Sequence[str], lines: Sequence[int], prompts: Sequence[str], scored: dict[str, Scored], votes: np.ndarray
 ) -> list[dict[str, Any]]:
     hard = difficulty(scored["reference"].chosen_B, scored["reference"].rejected_B)
     return [
         {
-            "id": pair.id,
-            "line": table.line(places[i][0]),
+            "id": ids[i],
+            "line": lines[i],
             "prompt_id": prompts[i],
             "difficulty": float(hard[i]),
             "share": float(votes[i]),
@@ -325,8 +325,12 @@ def _lines(
                 for name in ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
             },
         }
-        for i, pair in enumerate(pairs)
+        for i in range(len(ids))
     ]
+
+
+def _pair(table: JudgementTable, place: tuple[int, int]) -> Pair:
+    return strict_pairs(table[place[0]])[place[1]]
 
 
 def _texts(pair: Pair) -> dict[str, str]:

@@ -33,6 +33,7 @@ CLASS_WORDS = {
     "right_wrong": ("right before, wrong now", "loss", False),
     "wrong_wrong": ("wrong before and now", "base", True),
 }
+BY_DIFFICULTY = "Pairs that the reference has wrong, by difficulty"
 SKIPPED_WORDS = REFUSED | {
     "border": "the prompts of the two answers differ, or cannot be told from the answers",
     "ties": "judged equally good",
@@ -226,8 +227,9 @@ def _flips(found: Mapping[str, Any]) -> dict[str, Any]:
         rows.append([label, *counts, *rates, words.NOT_MEASURED if trust is None else amount(trust["value"], "share")])
     head = ["Ranking", "Both right", "Wrong, then right", "Right, then wrong", "Both wrong", "Positive flips",
             "Negative flips", "Kept of what was right"]  # fmt: skip
-    section = _by_difficulty(found["flips_by_difficulty"])
-    tables = [("Reference to model", head, rows), *section["tables"]]
+    tables: list[Any] = [("Reference to model", head, rows)]
+    for table in _by_difficulty(found["flips_by_difficulty"])["tables"]:
+        tables.append((BY_DIFFICULTY, table["head"], table["rows"]))
     return _section("flips", "What turned round", "Equal log-probabilities count as wrong here.", tables=tables)
 
 
@@ -275,7 +277,8 @@ def _rates(found: Mapping[str, Any]) -> dict[str, Any]:
         ("Loss", Markup(figures.curves("loss", "Mean loss", [Curve(steps, found["mean_loss"], "steered")])), [],
          f"Lowest at step {found['lowest_loss']['step']}."),
     ]  # fmt: skip
-    return _section("rates", "Ranking against reward", "", plots)
+    intro = "Faint: each measurement. Strong: running mean over a tenth of them."
+    return _section("rates", "Ranking against reward", intro, plots)
 
 
 def _curve(steps: Sequence[float], values: Sequence[float | None], role: str, dashed: bool = False) -> list[Curve]:
@@ -291,8 +294,7 @@ def _by_difficulty(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for row in rows
     ]  # fmt: skip
     head = ["Difficulty, nats", "Pairs", "Right now", "Interval"]
-    title = "Pairs that the reference has wrong, by difficulty"
-    return _section("by-difficulty", title, "", tables=[(title, head, shown)] if shown else [])
+    return _section("by-difficulty", BY_DIFFICULTY, "", tables=[(None, head, shown)] if shown else [])
 
 
 def _section(
