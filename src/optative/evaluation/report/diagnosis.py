@@ -227,9 +227,8 @@ def _flips(found: Mapping[str, Any]) -> dict[str, Any]:
         rows.append([label, *counts, *rates, words.NOT_MEASURED if trust is None else amount(trust["value"], "share")])
     head = ["Ranking", "Both right", "Wrong, then right", "Right, then wrong", "Both wrong", "Positive flips",
             "Negative flips", "Kept of what was right"]  # fmt: skip
-    tables: list[Any] = [("Reference to model", head, rows)]
-    for table in _by_difficulty(found["flips_by_difficulty"])["tables"]:
-        tables.append((BY_DIFFICULTY, table["head"], table["rows"]))
+    below = _by_difficulty(found["flips_by_difficulty"])["tables"]
+    tables = [("Reference to model", head, rows), *((BY_DIFFICULTY, t["head"], t["rows"]) for t in below)]
     return _section("flips", "What turned round", "Equal log-probabilities count as wrong here.", tables=tables)
 
 
