@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,16 +117,59 @@ align(Align.model_validate_json(sys.argv[1]), out=sys.argv[2], events=Silent())
 """
 
 
-def test_kill_9_in_training_then_resume(tiny: Path, tmp_path: Path) -> None:
-    asked = options(pairs_file(tmp_path), tiny)
+def mixed_file(folder: Path) -> Path:
+    """Pairs, ties, ranked lists, labels of single answers and two bad answers, in one file of full records."""
+    words = ["river", "stone", "cloud", "apple", "train", "music", "night", "paper"]
+    relations = [
+        {"order": [[0], [1]]},
+        {"order": [[0, 1]]},
+        {"order": [[2], [0, 3], [1]]},
+        {"labels": [True]},
+        {"labels": [False]},
+        {"ratings": [0.5, 2.0, None]},
+        "both_bad",
+        "incomparable",
+    ]
+    sizes = [2, 2, 4, 1, 1, 3, 2, 2]
+    rows = []
+    for i in range(64):
+        answers = [words[(i * 3 + j) % 8] + " " + words[(i + j) % 8] * (j + 1) for j in range(sizes[i % 8])]
+        rows.append({"id": f"r{i}", "prompt": f"Say {i}.", "completions": answers, "relation": relations[i % 8]})
+    path = folder / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+KINDS: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
+    "pair": ({"dpo": {}}, 24, {}),  # of 64 records: pairs, lists, ratings
+    "pair with ties": ({"rao_kupper": {}}, 32, {}),
+    "unpaired": ({"kto": {}}, 48, {}),  # and single labels and two bad answers
+    "listwise": ({"plackett_luce": {}}, 24, {}),
+    "step-coupled": ({"aot": {}}, 24, {}),
+    "supervised": ({"sft": {}}, 32, {}),
+    "all weights": ({"dpo": {"learning_rate": 0.001}}, 24, {"lora": None}),
+    "moving reference": ({"dpo": {"reference_every": 3}}, 24, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9_in_training_then_resume(kind: str, tiny: Path, tmp_path: Path) -> None:
+    loss, used, more = KINDS[kind]
+    ((name, given),) = loss.items()
+    steps = {"learning_rate": 0.01, "units_per_step": 6, "epochs": 3, "checkpoint_every": 2, "eval_every": 5}
+    asked = options(mixed_file(tmp_path), tiny, optimizer={name: {**steps, **given}}, **more)
     whole = align(asked, out=tmp_path / "whole", events=Silent())
+    counts = json.loads((whole.folder / "manifest.json").read_text())["counts"]["used"]
+    assert counts["training"] + counts["held out"] == used
+    assert counts["without use"] == 64 - used
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", CHILD, asked.model_dump_json(), str(tmp_path / "cut")]
     killed = subprocess.run(command, capture_output=True, text=True, env=threads)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "cut" / "checkpoints" / "step-4").is_dir()
     again = align(asked, out=tmp_path / "cut", events=Silent())
-    for name in ("metrics.jsonl", "evaluation.json", "adapter/adapter_model.safetensors"):
+    weights = "model/model.safetensors" if kind == "all weights" else "adapter/adapter_model.safetensors"
+    for name in ("metrics.jsonl", "evaluation.json", weights):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 

@@ -126,10 +126,11 @@ def fast_gradient(lm, units: list[Unit], name: str, options: Preference) -> tupl
     reference = reference_sums(lm, units, range(len(units)), options)
     lm.model.zero_grad(set_to_none=True)
     total = torch.zeros(())
-    micros = step_micros(lm, units, range(len(units)), reference, options, losses)
+    step = range(len(units))
+    micros = step_micros(lm, units, step, step, reference, options, losses)
     assert len(micros) > 1
     for micro in micros:
-        result = micro_loss(lm, units, micro, len(units), reference, options, losses)
+        result = micro_loss(lm, units, micro, len(units), options, losses)
         result.loss.backward()
         total = total + result.loss.detach()
     found = {"": total, **{n: p.grad for n, p in trained_parameters(lm).items()}}
@@ -154,7 +155,7 @@ def test_every_loss_on_mixed_records_has_the_plain_value_and_gradient(tiny: Path
 @pytest.mark.parametrize("name", ["dpo", "kto", "plackett_luce", "aot", "sft"])
 def test_all_weights_can_be_trained(tiny: Path, name: str) -> None:
     lm, units = load_language_model(str(tiny), dtype="float32"), mixed()
-    prepare_training(lm, None, 0)
+    prepare_training(lm, None, 0, keep_start=True)
     with torch.no_grad():
         for parameter in trained_parameters(lm).values():
             parameter.mul_(1.01)
@@ -210,7 +211,9 @@ def test_wpo_weighs_answers_by_how_likely_the_policy_would_write_them(tiny: Path
     sums = Sums(sums.logps_C, torch.tensor(start[0]) - 1.0, sums.tokens_C, sums.weights_C)
     (term,) = terms("dpo", DPO(weighting="wpo"))
     plain = term.total([unit], Sums(sums.logps_C, sums.ref_logps_C, sums.tokens_C))
-    assert float(term.total([unit], sums).detach()) == pytest.approx(float(plain.detach()) * np.prod(expected), rel=1e-3)
+    assert float(term.total([unit], sums).detach()) == pytest.approx(
+        float(plain.detach()) * np.prod(expected), rel=1e-3
+    )
 
 
 def run(lm, units: list[Unit], name: str, options: Preference, folder: Path) -> list[dict[str, Any]]:
@@ -286,7 +289,11 @@ def test_what_each_kind_of_loss_takes_from_a_record() -> None:
     assert [row.strength for row in rows(ranked, 0, "pair")] == [2.0, 3.0, 2.0, 3.0, 1.0]
     assert [(r.members, r.tied) for r in rows(tie, 0, "tied pair")] == [((0, 1), True)]
     assert members(tie, "pair") == members(tie, "completion") == members(tie, "list") == []
-    assert [(r.members, r.desirable) for r in rows(ranked, 0, "completion")] == [((1,), True), ((3,), True), ((0,), False)]
+    assert [(r.members, r.desirable) for r in rows(ranked, 0, "completion")] == [
+        ((1,), True),
+        ((3,), True),
+        ((0,), False),
+    ]
     assert rows(ranked, 0, "list")[0].ranks == (2, 0, 1, 0)
     assert [r.desirable for u in (good, bad, both_bad) for r in rows(u, 0, "completion")] == [True, False, False, False]
     assert members(bad, "good completion") == [] != members(good, "good completion")

@@ -10,7 +10,7 @@ packs one by one with dL/dlogp in hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,33 +24,45 @@ from optative.generators.language.score import score_pack
 from optative.generators.language.trained import starting_point, trained_parameters
 from optative.optimizers.losses.weights import alignment, desensitise, wpo
 from optative.optimizers.options import Preference
+from optative.optimizers.reference import MovingReference
 from optative.optimizers.terms import Sums, Term, implicit_beta, terms
 from optative.optimizers.units import Unit, Units, rows
 from optative.training.batches import step_plan
+from optative.training.distribution import world
 from optative.training.engine import MicroResult, train
 
-Reference = Sequence[Sequence[float]]  # for each unit the summed log-probabilities of its completions
+# For each unit, by its index, the summed log-probabilities of its completions.
+Reference = Sequence[Sequence[float]] | Mapping[int, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Micro:
     """One packed forward and the units in it (indices into the training units, in the pack's order).
 
-    What a first pass over the whole step found: `kl`, KTO's reference point; for coupled losses `slopes_C`, dL/dlogp
-    of the pack's completions, and `value`, this pack's share of the step's loss.
+    reference: of its units, in that order. What a first pass over the whole step found: `kl`, KTO's reference point;
+    for coupled losses `slopes_C`, dL/dlogp of the pack's completions, `value`, this pack's share of the step's loss,
+    and `dropout_seed`, with which the second pass drops out what the first did.
     """
 
     pack: Pack
     units: tuple[int, ...]
+    reference: tuple[float, ...] | None = None
     kl: torch.Tensor | None = None
     slopes_C: torch.Tensor | None = None
     value: float = 0.0
+    dropout_seed: int | None = None
 
 
-def pack_units(units: Units, chosen: Sequence[int], token_budget: int) -> list[Micro]:
-    """Pack the units of one step; the completions of a unit share their prompt and stay together."""
-    packs = plan([units[i].group for i in chosen], token_budget)
-    return [Micro(pack, tuple(chosen[i] for i in pack.group_indices)) for pack in packs]
+def pack_units(
+    units: Units, chosen: Sequence[int], token_budget: int, reference: Reference | None = None
+) -> list[Micro]:
+    """Pack some units; the completions of a unit share their prompt and stay together."""
+    found = []
+    for pack in plan([units[i].group for i in chosen], token_budget):
+        own = tuple(chosen[i] for i in pack.group_indices)
+        values = None if reference is None else tuple(value for i in own for value in reference[i])
+        found.append(Micro(pack, own, values))
+    return found
 
 
 def completion_sums(lm: LanguageModel, pack: Pack, options: Preference) -> Sums:
@@ -127,6 +139,21 @@ def train_preferences(
     """
     losses = terms(loss, options)
     steps = step_plan(len(units), options.units_per_step, options.epochs, seed)
+    moving = _moving_reference(lm, options, checkpoints, key)
+    step: Sequence[int] = ()
+
+    def before_step(index: int) -> None:
+        nonlocal step
+        step = steps[index]
+        if moving:
+            moving.before(index)
+
+    def micro_batches(own: Sequence[int]) -> list[Micro]:
+        if not moving:
+            return step_micros(lm, units, own, step, reference, options, losses)
+        with moving.in_place(lm):
+            now = dict(zip(own, sums_of(lm, units, own, options)))
+        return step_micros(lm, units, own, step, now, options, losses)
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
@@ -137,8 +164,8 @@ def train_preferences(
         return train(
             trained_parameters(lm),
             steps,
-            lambda chosen: step_micros(lm, units, chosen, reference, options, losses),
-            lambda micro, num_units: micro_loss(lm, units, micro, num_units, reference, options, losses),
+            micro_batches,
+            lambda micro, num_units: micro_loss(lm, units, micro, num_units, options, losses),
             options=options,
             key=key,
             journal_path=journal_path,
@@ -149,22 +176,26 @@ def train_preferences(
             evaluate=evaluate if held_out and held_out[0] else None,
             evaluate_every=options.eval_every or len(steps),
             on_step=on_step,
+            cost=lambda i: float(units[i].group.num_tokens),
+            before_step=before_step,
         )
     finally:
         lm.model.eval()
 
 
+def _moving_reference(lm: LanguageModel, options: Preference, checkpoints: Path, key: str) -> MovingReference | None:
+    every = getattr(options, "reference_every", 0)
+    if not every:
+        return None
+    mix = float(getattr(options, "reference_mix", 0.0))
+    return MovingReference(lm, every=every, mix=mix, folder=checkpoints, key=key, keep=options.checkpoint_every)
+
+
 def micro_loss(
-    lm: LanguageModel,
-    units: Units,
-    micro: Micro,
-    num_units: int,
-    reference: Reference | None,
-    options: Preference,
-    losses: Sequence[Term],
+    lm: LanguageModel, units: Units, micro: Micro, num_units: int, options: Preference, losses: Sequence[Term]
 ) -> MicroResult:
     """One pack's share of the step's loss, with its graph, and what is reported of it."""
-    sums = _with_reference(completion_sums(lm, micro.pack, options), micro, reference)
+    sums = _forward(lm, micro, options)
     own = [units[i] for i in micro.units]
     if micro.slopes_C is not None:
         value = (micro.slopes_C * sums.logps_C).sum()
@@ -181,27 +212,42 @@ def micro_loss(
 def step_micros(
     lm: LanguageModel,
     units: Units,
-    chosen: Sequence[int],
+    own: Sequence[int],
+    step: Sequence[int],
     reference: Reference | None,
     options: Preference,
     losses: Sequence[Term],
 ) -> list[Micro]:
-    """The packs of one step, with what only a first pass over all of them can tell."""
-    micros = pack_units(units, chosen, options.token_budget)
+    """The packs of this process's units of a step, with what only a first pass over the whole step can tell."""
+    micros = pack_units(units, own, options.token_budget, reference)
     if any(term.needs_kl for term in losses):
-        kl = mismatched_kl(lm, units, chosen, options)
+        kl = mismatched_kl(lm, units, step, options)
         micros = [replace(micro, kl=kl) for micro in micros]
     if not any(term.loss.coupled for term in losses):
         return micros
+    seed = torch.initial_seed()
+    micros = [replace(micro, dropout_seed=seed + n) for n, micro in enumerate(micros)]
+    found: dict[int, Sums] = {}
     with torch.no_grad():
-        parts = [_with_reference(completion_sums(lm, m.pack, options), m, reference) for m in micros]
-    own = [units[i] for micro in micros for i in micro.units]
-    whole = _joined(parts)
+        for micro in micros:
+            found |= dict(zip(micro.units, _apart(_forward(lm, micro, options), micro.pack)))
+    for others in world().every(found):
+        found |= others
+    order = sorted(found)  # the same on every process and for every packing
+    whole = _joined([found[i] for i in order])
     whole.logps_C.requires_grad_()
-    value = sum_of_terms(losses, own, whole, micros[0].kl) / len(chosen)
+    value = sum_of_terms(losses, [units[i] for i in order], whole, micros[0].kl if micros else None) / len(step)
     (slopes_C,) = torch.autograd.grad(value, whole.logps_C)
-    shares = slopes_C.split([len(part.logps_C) for part in parts])
-    return [replace(micro, slopes_C=share, value=float(value) / len(micros)) for micro, share in zip(micros, shares)]
+    of_unit = dict(zip(order, slopes_C.split([len(units[i].group.completion_ids) for i in order])))
+    first = world().is_main
+    return [
+        replace(
+            micro,
+            slopes_C=torch.cat([of_unit[i] for i in micro.units]),
+            value=float(value) if first and n == 0 else 0.0,
+        )
+        for n, micro in enumerate(micros)
+    ]
 
 
 def sum_of_terms(
@@ -211,23 +257,25 @@ def sum_of_terms(
     return torch.stack([term.total(units, sums, kl=kl) for term in losses]).sum()
 
 
-def mismatched_kl(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> torch.Tensor:
+def mismatched_kl(lm: LanguageModel, units: Units, step: Sequence[int], options: Preference) -> torch.Tensor:
     """KTO's reference point: how much likelier than the reference the policy finds answers of *other* prompts.
 
     Mean of log pi(y'|x) - log pi_ref(y'|x), at least 0, without gradient (Ethayarajh et al. 2024, arXiv:2402.01306,
     section 4.1). y' is the next answer in the step, then in the data, whose prompt and text are both different.
     """
-    groups = mismatched_groups(units, chosen, lm.context_length)
+    here = world()
+    groups = mismatched_groups(units, step, lm.context_length)[here.rank :: here.size]
     training = lm.model.training
     lm.model.eval()
-    found = []
+    total = 0.0
     with torch.no_grad():
         for pack in plan(groups, options.token_budget):
             own = completion_sums(lm, pack, options).logps_C
             with starting_point(lm):
-                found.append(own - completion_sums(lm, pack, options).logps_C)
+                total += float((own - completion_sums(lm, pack, options).logps_C).double().sum())
     lm.model.train(training)
-    return torch.cat(found).mean().clamp(min=0)
+    parts = here.every((total, len(groups)))
+    return torch.tensor(max(0.0, sum(t for t, _ in parts) / sum(n for _, n in parts)), device=lm.device)
 
 
 def mismatched_groups(units: Units, chosen: Sequence[int], context_length: int) -> list[Group]:
@@ -303,9 +351,9 @@ def measure(
     total = 0.0
     for at in range(0, len(units), options.units_per_step):
         chosen = range(at, min(at + options.units_per_step, len(units)))
-        micros = pack_units(units, chosen, options.token_budget)
+        micros = pack_units(units, chosen, options.token_budget, reference)
         kl = mismatched_kl(lm, units, chosen, options) if any(term.needs_kl for term in losses) else None
-        parts = [_with_reference(completion_sums(lm, m.pack, options), m, reference) for m in micros]
+        parts = [_forward(lm, micro, options) for micro in micros]
         own = [units[i] for micro in micros for i in micro.units]
         whole = _joined(parts)
         total += float(sum_of_terms(losses, own, whole, kl))
@@ -316,11 +364,24 @@ def measure(
     return {"loss": total / len(units), **{k: v / c for k, (v, c) in found.items()}}
 
 
-def _with_reference(sums: Sums, micro: Micro, reference: Reference | None) -> Sums:
-    if reference is None:
+def _forward(lm: LanguageModel, micro: Micro, options: Preference) -> Sums:
+    if micro.dropout_seed is not None:
+        torch.manual_seed(micro.dropout_seed)
+    sums = completion_sums(lm, micro.pack, options)
+    if micro.reference is None:
         return sums
-    values = [value for i in micro.units for value in reference[i]]
-    return replace(sums, ref_logps_C=torch.tensor(values, device=sums.logps_C.device, dtype=torch.float32))
+    return replace(sums, ref_logps_C=torch.tensor(micro.reference, device=sums.logps_C.device, dtype=torch.float32))
+
+
+def _apart(sums: Sums, pack: Pack) -> list[Sums]:
+    """The sums of each unit of a pack."""
+    sizes = [len(group.completion_ids) for group in pack.groups]
+
+    def split(values_C: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+        return [None] * len(sizes) if values_C is None else values_C.split(sizes)
+
+    parts = zip(sums.logps_C.split(sizes), split(sums.ref_logps_C), sums.tokens_C.split(sizes), split(sums.weights_C))
+    return [Sums(*part) for part in parts]
 
 
 def _joined(parts: Sequence[Sums]) -> Sums:

@@ -20,12 +20,12 @@ from optative.generators.options import LoraOptions
 _START = "_optative_start"  # on the module: the weights before full fine-tuning, for the reference
 
 
-def prepare_training(lm: LanguageModel, lora: LoraOptions | None, seed: int, *, keep_start: bool = True) -> None:
+def prepare_training(lm: LanguageModel, lora: LoraOptions | None, seed: int, *, keep_start: bool = False) -> None:
     """Put a fresh adapter on the model, or with `lora=None` make all its weights trainable.
 
-    keep_start: keep a copy of all weights, so that `starting_point` can give the policy as it began. An adapter needs
-    none. Raises InputError for full fine-tuning in another dtype than float32: updates smaller than a rounding step
-    of bfloat16 would be lost.
+    keep_start: keep a copy of all weights, so that `starting_point` can give the policy as it began while it is
+    trained. An adapter needs none. Raises InputError for full fine-tuning in another dtype than float32: updates
+    smaller than a rounding step of bfloat16 would be lost.
     """
     if lora is not None:
         if not adapters.has_adapter(lm):  # else the model came with one to start from
@@ -42,9 +42,8 @@ def prepare_training(lm: LanguageModel, lora: LoraOptions | None, seed: int, *, 
         )
     for parameter in lm.model.parameters():
         parameter.requires_grad_(True)
-    if keep_start:
-        start = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
-        object.__setattr__(lm.model, _START, start)
+    start = {name: p.detach().clone() for name, p in lm.model.named_parameters()} if keep_start else None
+    object.__setattr__(lm.model, _START, (start, _version(lm)))
 
 
 def is_full(lm: LanguageModel) -> bool:
@@ -68,15 +67,15 @@ def starting_point(lm: LanguageModel) -> Iterator[None]:
         return
     import torch
 
-    start = getattr(lm.model, _START, None)
-    if start is None:
+    start, version = getattr(lm.model, _START)
+    if start is None and _version(lm) != version:
         raise RuntimeError("the weights that training began with were not kept")
     parameters = dict(lm.model.named_parameters())
     trained = {name: p.data for name, p in parameters.items()}
     training = lm.model.training
     lm.model.eval()
     try:
-        for name, parameter in parameters.items():
+        for name, parameter in parameters.items() if start else ():
             parameter.data = start[name]
         with torch.no_grad():
             yield
@@ -84,6 +83,11 @@ def starting_point(lm: LanguageModel) -> Iterator[None]:
         for name, parameter in parameters.items():
             parameter.data = trained[name]
         lm.model.train(training)
+
+
+def _version(lm: LanguageModel) -> int:
+    """Goes up with every change of a weight in place, such as a step's."""
+    return sum(int(parameter._version) for parameter in lm.model.parameters())
 
 
 def save_trained(lm: LanguageModel, file: Path) -> str:
