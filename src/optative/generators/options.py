@@ -71,6 +71,14 @@ class EndpointOptions(Config):
     price_per_million_output: float | None = Field(None, ge=0, description="Price of a million completion tokens.")
 
 
+class VllmOptions(EndpointOptions):
+    """A vLLM server that samples, by token ids, for a model that is trained here."""
+
+    logprobs: Literal["raw", "processed"] = Field(
+        "raw", description="The server's --logprobs-mode: of the model itself (its default), or under the settings."
+    )
+
+
 GENERATORS: Table = {
     "language_model": (LanguageModelOptions, "optative.generators.language.load:open_language_model"),
     "endpoint": (EndpointOptions, "optative.generators.language.endpoint:EndpointModel"),

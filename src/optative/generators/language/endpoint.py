@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
 
@@ -35,8 +35,7 @@ from optative.generators.options import EndpointOptions
 
 FIRST_DELAY, LONGEST_DELAY, LONGEST_WAIT = 0.5, 60.0, 600.0
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-# What a server may refuse without the answers meaning something else; it is left out from then on, and noted.
-_OPTIONAL = ("logprobs", "seed")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Usage:
 
 
 @dataclass
-class _Fault(Exception):
+class Fault(Exception):
     """A fault that may pass: wait and try again."""
 
     reason: str
@@ -98,6 +97,10 @@ class EndpointModel:
     that tests do not wait. Raises InputError for an address that is none and for a key that is not set.
     """
 
+    path = "/chat/completions"
+    # What a server may refuse without the answers meaning something else; it is left out from then on, and noted.
+    optional: tuple[str, ...] = ("logprobs", "seed")
+
     def __init__(
         self,
         options: EndpointOptions,
@@ -107,7 +110,7 @@ class EndpointModel:
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         self.options, self.usage, self.notes = options, Usage(), list[str]()
-        self._address, self.url = _addresses(options.url)
+        self._address, self.url = _addresses(options.url, self.path)
         self.name = options.model
         self._stopping = threading.Event()
         self._sleep = sleep or self._stopping.wait
@@ -203,11 +206,11 @@ class EndpointModel:
 
     def _answers(self, prompt: Text, name: str, n: int, settings: SamplingSettings, seed: int) -> list[Answer]:
         """All `n` answers to one prompt: from the journal, then by as few requests as the endpoint allows."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        content = self._content(prompt)
         asked = {
             "url": self.url,
             "model": self.name,
-            "messages": messages,
+            **content,
             "settings": settings.model_dump(mode="json"),
             "seed": seed,
             "prompt": name,
@@ -218,19 +221,24 @@ class EndpointModel:
             self.usage.remembered += len(found)
         while missing := [i for i in rows if i not in found]:
             number = 1 if "n" in self._left_out else len(missing)
-            body = self._body(messages, number, settings, seed_from(seed, name, missing[0]) % 2**31)
-            for i, record in zip(missing, self._ask(body, settings.stop), strict=False):
+            body = self._body(content, number, settings, seed_from(seed, name, missing[0]) % 2**31)
+            records = self._patiently(lambda body=body: self._attempt(body, settings.stop))  # type: ignore[misc]
+            for i, record in zip(missing, records, strict=False):
                 found[i] = record
                 if self._journal is not None:
                     with self._guard:
                         self._known[rows[i]] = record
                         self._journal.append({"key": rows[i], **record})
-        return [_answer(found[i]) for i in rows]
+        return [self._answer(found[i], settings) for i in rows]
 
-    def _body(self, messages: list[Any], n: int, settings: SamplingSettings, seed: int) -> dict[str, Any]:
+    def _content(self, prompt: Any) -> dict[str, Any]:
+        """The part of a request that says what is asked."""
+        return {"messages": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)}
+
+    def _body(self, content: dict[str, Any], n: int, settings: SamplingSettings, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": messages,
+            **content,
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
@@ -247,53 +255,59 @@ class EndpointModel:
             body["max_completion_tokens"] = body.pop("max_tokens")
         return {key: value for key, value in body.items() if key not in self._left_out}
 
-    def _ask(self, body: dict[str, Any], stop: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The choices of one request, with all its attempts."""
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """One request with all its attempts."""
         reason = ""
-        for attempt in range(self.options.retries + 1):
+        for number in range(self.options.retries + 1):
             try:
-                return self._attempt(body, stop)
-            except _Fault as fault:
+                return attempt()
+            except Fault as fault:
                 reason = fault.reason
-                if attempt < self.options.retries:
-                    delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
+                if number < self.options.retries:
+                    delay = min(LONGEST_DELAY, FIRST_DELAY * 2**number) * random.uniform(0.5, 1.0)
                     with self._guard:
                         self.usage.retries += 1
                     self._wait(max(delay, fault.wait))
         raise self._error(f"no usable answer in {self.options.retries + 1} attempts; the last: {reason}")
 
     def _attempt(self, body: dict[str, Any], stop: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The choices of one attempt."""
+        response = self._post(self._address, body)
+        if response.status_code != 200:
+            return self._refused(response, body, stop)
+        try:
+            content = response.json()
+            records = [self._record(choice, stop) for choice in content["choices"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Fault(f"not the JSON of a completion ({type(error).__name__}: {error})") from None
+        if not records:
+            raise Fault("an answer without choices")
+        self._count(content.get("usage"), records)
+        return records
+
+    def _post(self, address: str, body: dict[str, Any]) -> httpx.Response:
+        """The answer to one request, be it a refusal; a fault that may pass is a `Fault`."""
         self._wait(self._traffic.seconds_to_wait())
         with self._guard:
             self.usage.requests += 1
         try:
-            response = self._client.post(self._address, json=body)
+            response = self._client.post(address, json=body)
         except httpx.TimeoutException:
-            raise _Fault(f"no answer within {self.options.timeout_seconds:g} s") from None
+            raise Fault(f"no answer within {self.options.timeout_seconds:g} s") from None
         except httpx.ConnectError as error:
             if self._answered:
-                raise _Fault(f"connection lost: {error}") from None
+                raise Fault(f"connection lost: {error}") from None
             raise self._error(f"unreachable: {error}") from None
         except httpx.RequestError as error:
-            raise _Fault(f"broken answer: {error or type(error).__name__}") from None
+            raise Fault(f"broken answer: {error or type(error).__name__}") from None
         if response.status_code in PASSING:
             wait = _retry_after(response.headers.get("retry-after"))
             if wait > LONGEST_WAIT:
                 raise self._error(f"asks to wait {wait:.0f} s (status {response.status_code}); try again later")
             if response.status_code in (429, 503):
                 self._traffic.pause(wait)
-            raise _Fault(f"status {response.status_code}: {self._said(response)}", wait)
-        if response.status_code != 200:
-            return self._refused(response, body, stop)
-        try:
-            content = response.json()
-            records = [_record(choice, stop) for choice in content["choices"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _Fault(f"not the JSON of a chat completion ({type(error).__name__}: {error})") from None
-        if not records:
-            raise _Fault("an answer without choices")
-        self._count(content.get("usage"), records)
-        return records
+            raise Fault(f"status {response.status_code}: {self._said(response)}", wait)
+        return response
 
     def _refused(self, response: httpx.Response, body: dict[str, Any], stop: tuple[str, ...]) -> list[dict[str, Any]]:
         """A refusal is final, an InputError, unless it names a parameter that can be left out."""
@@ -303,9 +317,9 @@ class EndpointModel:
             how = f"the key in ${name} is not accepted" if name else "it wants a key; name its variable as api_key_env"
             raise self._error(f"status {status}: {how}")
         if status == 404:
-            raise self._error(f"status 404: no chat completions at this address, or no model {self.name!r}")
+            raise self._error(f"status 404: no {self.path} at this address, or no model {self.name!r}")
         if status in (400, 422):
-            lacking = next((key for key in _OPTIONAL if key in body and key in said), None)
+            lacking = next((key for key in self.optional if key in body and key in said), None)
             if lacking is None and "max_tokens" in body and "max_completion_tokens" in said:
                 lacking = "max_tokens"
             if lacking is None and "n" in body and re.search(r"[`'\"]n[`'\"]", said):
@@ -334,6 +348,33 @@ class EndpointModel:
         if len(records) == 1:
             records[0]["num_tokens"] = completion
 
+    def _record(self, choice: dict[str, Any], stop: tuple[str, ...]) -> dict[str, Any]:
+        """What is kept of a choice. Stop strings that the server left in, or did not heed, end the text here."""
+        text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError("content is not text")
+        reason = choice.get("finish_reason")
+        ended: Literal["eos", "stop", "length"] = "length" if reason == "length" else "eos"
+        if ended == "eos" and isinstance(choice.get("stop_reason"), str):  # vLLM names the stop string here
+            ended = "stop"
+        at = min((text.find(s) for s in stop if s in text), default=None)
+        if at is not None:
+            text, ended = text[:at], "stop"
+        tokens = (choice.get("logprobs") or {}).get("content")
+        logps = [float(token["logprob"]) for token in tokens] if tokens else None
+        num_tokens = len(logps) if logps is not None else None
+        return {"text": text, "finish_reason": ended, "logps": logps, "num_tokens": num_tokens}
+
+    def _answer(self, record: dict[str, Any], settings: SamplingSettings) -> Answer:
+        return Answer(
+            text=record["text"],
+            ids=(),
+            logps=tuple(record["logps"] or ()),
+            sampling_logps=(),
+            finish_reason=record["finish_reason"],
+            num_tokens=record["num_tokens"],
+        )
+
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
@@ -353,7 +394,7 @@ class EndpointModel:
         return InputError(f"the endpoint {self.url}: {reason}")
 
 
-def _addresses(given: str) -> tuple[str, str]:
+def _addresses(given: str, path: str) -> tuple[str, str]:
     """The address to post to, and the one to show: without credentials and query."""
     try:
         url = httpx.URL(given)
@@ -362,7 +403,7 @@ def _addresses(given: str) -> tuple[str, str]:
     if url.scheme not in ("http", "https") or not url.host:
         shown = url.copy_with(username=None, password=None, query=None) if url.host else given
         raise InputError("not an address", field="endpoint.url", found=str(shown), expected="http://... or https://...")
-    path = url.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    path = url.path.rstrip("/").removesuffix(path) + path
     shown = f"{url.scheme}://{url.netloc.decode()}{url.path.rstrip('/')}"
     return str(url.copy_with(path=path)), shown
 
@@ -389,35 +430,6 @@ def _retry_after(given: str | None) -> float:
     with contextlib.suppress(ValueError):
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
     return 0.0
-
-
-def _record(choice: dict[str, Any], stop: tuple[str, ...]) -> dict[str, Any]:
-    """What is kept of a choice. Stop strings that the server left in, or did not heed, end the text here."""
-    text = choice["message"].get("content") or ""
-    if not isinstance(text, str):
-        raise TypeError("content is not text")
-    reason = choice.get("finish_reason")
-    ended: Literal["eos", "stop", "length"] = "length" if reason == "length" else "eos"
-    if ended == "eos" and isinstance(choice.get("stop_reason"), str):  # vLLM names the stop string here
-        ended = "stop"
-    at = min((text.find(s) for s in stop if s in text), default=None)
-    if at is not None:
-        text, ended = text[:at], "stop"
-    tokens = (choice.get("logprobs") or {}).get("content")
-    logps = [float(token["logprob"]) for token in tokens] if tokens else None
-    num_tokens = len(logps) if logps is not None else None
-    return {"text": text, "finish_reason": ended, "logps": logps, "num_tokens": num_tokens}
-
-
-def _answer(record: dict[str, Any]) -> Answer:
-    return Answer(
-        text=record["text"],
-        ids=(),
-        logps=tuple(record["logps"] or ()),
-        sampling_logps=(),
-        finish_reason=record["finish_reason"],
-        num_tokens=record["num_tokens"],
-    )
 
 
 def _read_journal(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
