@@ -106,6 +106,11 @@ def test_figures_agree_with_a_recount_of_the_pairs(models: tuple[str, str], file
     assert flips["both_right"] + flips["positive_flip"] + flips["negative_flip"] + flips["both_wrong"] == 12
     assert flips["accuracy_new"] == pytest.approx(found["metrics"][0]["model"])
     assert (found["prompts"], found["n"]) == (12, 12)
+    less = [np.sign(x["model_rejected_tokens"] - x["model_chosen_tokens"]) for x in lines]
+    assert 0 != sum(less)
+    assert found["length"]["chosen_is_shorter"]["value"] == pytest.approx(np.mean(less) / 2 + 0.5)
+    first = [(x["model_chosen"] > x["model_rejected"]) == (sign > 0) for x, sign in zip(lines, less) if sign]
+    assert found["length"]["model_ranks_shorter_first"] == pytest.approx(np.mean(first))
     assert found["gap"]["raw"]["value"] == pytest.approx(
         found["idealised"]["raw"]["median"] - found["metrics"][0]["model"]
     )

@@ -175,7 +175,7 @@ def test_reward_accuracy_is_not_ranking_accuracy() -> None:
 # Learning curves.
 
 
-def steps(seed: int = 0, size: int = 60, num: int = 5) -> PairSteps:
+def steps(seed: int = 0, size: int = 60, num: int = 5, noise: float = 0.1) -> PairSteps:
     rng = stream("curves", seed)
     ref = rng.normal(-60, 8, (2, size))
     pull = np.arange(num)[:, None] * rng.uniform(0, 2, size)
@@ -183,7 +183,7 @@ def steps(seed: int = 0, size: int = 60, num: int = 5) -> PairSteps:
         np.arange(num) * 10,
         tuple(f"p{i}" for i in range(size)),
         ref[0] + pull,
-        ref[1] - pull + rng.normal(0, 0.1, (num, size)),
+        ref[1] - pull + rng.normal(0, noise, (num, size)),
         *ref,
         rng.integers(5, 50, size),
         rng.integers(5, 50, size),
@@ -219,7 +219,7 @@ def test_curves_by_hand() -> None:
 
 
 def test_curves_agree_with_a_slow_count() -> None:
-    found = steps()
+    found = steps(noise=8.0)  # the first step is not the reference any more
     curves = pair_curves(found)
     for s in range(len(found.steps_S)):
         counts = dict.fromkeys(CLASSES, 0)
