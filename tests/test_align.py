@@ -173,6 +173,24 @@ def test_kill_9_in_training_then_resume(kind: str, tiny: Path, tmp_path: Path) -
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+def test_sft_learns_answers_and_measures_how_likely_they_are(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {i}.", "completion": "yes " * 5}) + "\n" for i in range(40)))
+    command = ["sft", str(path), "--model", str(tiny), "--out", str(tmp_path / "r"), "--set", "sft.epochs=3", "--json"]
+    assert main([*command, "--set", "sft.learning_rate=0.02", "--set", "dtype=float32"]) == 0
+    (figure,) = json.loads(capsys.readouterr().out)["metrics"]
+    assert figure["name"] == "nll_per_token"
+    assert figure["interval"][1] < 0
+    assert figure["steered"] < 0.8 * figure["base"]
+    first = next(iter(read_jsonl(tmp_path / "r" / "metrics.jsonl")))
+    assert first["loss"] == pytest.approx(first["nll_loss"], rel=1e-4)
+    assert first["loss"] == pytest.approx(figure["base"], rel=0.1)
+    estimate = json.loads((tmp_path / "r" / "manifest.json").read_text())["estimate"]
+    assert estimate["seconds"] > 0 < estimate["peak_memory_bytes"]
+
+
 def test_the_command_line_ends_with_the_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pairs_file(tmp_path)
     command = ["align", str(path), "--model", str(tiny), "--out", str(tmp_path / "r"), "--set", "dpo.epochs=1"]

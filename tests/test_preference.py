@@ -348,3 +348,5 @@ def test_metrics_that_a_loss_does_not_have_warn_of_nothing() -> None:
 def test_selection_warns_of_ties_and_of_few_pairs() -> None:
     assert [w["code"] for w in selection_warnings(1, 10, 6, 40)] == ["zero_variance"]
     assert [w["code"] for w in selection_warnings(1, 10, 5, 15)] == ["few_pairs"]
+    assert [w["code"] for w in selection_warnings(1, 10, 5, 40, 9)] == ["cut_winners"]
+    assert selection_warnings(1, 10, 5, 40, 8) == []

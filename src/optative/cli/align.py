@@ -9,23 +9,25 @@ import typer
 
 from optative.cli.run import FreshOption, JsonOption, OutOption, SetOption
 
+ModelOption = Annotated[str, typer.Option("--model", help="A built-in model, a Hugging Face folder, or a hub id.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Name the format instead of having it detected.", show_default=False)
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Varies the split, initialisation and order.")]
+
 
 def align(
     file: Annotated[
         Path, typer.Argument(help="Preferences: JSONL (plain or gz), JSON, CSV, Parquet or a datasets folder.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", help="A built-in model, a Hugging Face folder, or a hub id.")
-    ] = "smollm2-135m-instruct",
+    model: ModelOption = "smollm2-135m-instruct",
     loss: Annotated[
         str, typer.Option("--loss", help="The loss by name; `optative explain` lists all with when to use which.")
     ] = "dpo",
-    format: Annotated[
-        str | None, typer.Option("--format", help="Name the format instead of having it detected.", show_default=False)
-    ] = None,
+    format: FormatOption = None,
     out: OutOption = None,
     set_: SetOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Varies the split, initialisation and order.")] = 0,
+    seed: SeedOption = 0,
     fresh: FreshOption = False,
     json: JsonOption = False,
 ) -> None:

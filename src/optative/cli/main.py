@@ -55,6 +55,12 @@ VERBS: dict[str, Verb] = {
         MAKE,
         "optative align pairs.jsonl --model path/to/model",
     ),
+    "sft": Verb(
+        "sft:sft",
+        "Train a model on answers that it should give.",
+        MAKE,
+        "optative sft answers.jsonl --model path/to/model",
+    ),
     "export": Verb(
         "export:export",
         "Merge a run's adapter into a model.",

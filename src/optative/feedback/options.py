@@ -23,9 +23,9 @@ class OnPolicy(Config):
         "strict pair, widest gap first.",
     )
     unfinished: Unfinished = Field(
-        "leave_out",
-        description="What an answer cut at max_new_tokens is worth. leave_out: it is in no pair; reject: it follows "
-        "nothing; keep: what the rules say of the part that is there.",
+        "keep",
+        description="What an answer cut at max_new_tokens is worth. keep: what the rules say of the part that is "
+        "there; leave_out: it is in no pair; reject: it follows nothing.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

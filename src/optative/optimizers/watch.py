@@ -21,8 +21,11 @@ def training_warnings(lines: Sequence[Mapping[str, Any]]) -> Warnings:
     return found
 
 
-def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> Warnings:
-    """Prompts whose samples all score alike teach nothing; many of them mean too few samples or too easy a rule."""
+def selection_warnings(number: int, prompts: int, ties: int, pairs: int, cut_winners: int = 0) -> Warnings:
+    """Prompts whose samples all score alike teach nothing; many of them mean too few samples or too easy a rule.
+
+    cut_winners: chosen answers that were cut at the token limit; they teach not to stop.
+    """
     found: Warnings = []
     if prompts and ties / prompts > 0.5:
         message = (
@@ -33,6 +36,12 @@ def selection_warnings(number: int, prompts: int, ties: int, pairs: int) -> Warn
     if pairs < 16:
         message = f"Round {number}: only {pairs} pairs were found; a step on so few is mostly noise."
         found.append({"code": "few_pairs", "message": message})
+    if pairs and cut_winners / pairs > 0.2:
+        message = (
+            f"Round {number}: {cut_winners} of {pairs} chosen answers were cut at the token limit, so the policy learns "
+            "not to stop. feedback.on_policy.unfinished=leave_out, or a larger max_new_tokens, counters it."
+        )
+        found.append({"code": "cut_winners", "message": message})
     return found
 
 

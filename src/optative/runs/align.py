@@ -28,10 +28,12 @@ from optative.evaluation.ranking import assemble_ranking
 from optative.generators.language.load import load_language_model
 from optative.generators.language.tokens import PromptTooLong, Truncation, TruncationCounts
 from optative.generators.language.trained import prepare_training
+from optative.optimizers.options import Preference
 from optative.optimizers.preference import Reference, sums_of
 from optative.optimizers.terms import Term, implicit_beta, terms, usable
 from optative.optimizers.units import Unit, Units, rows
 from optative.optimizers.watch import training_warnings
+from optative.runs.estimate import Estimate, estimate
 from optative.runs.finish import finish
 from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.options import Align
@@ -41,10 +43,15 @@ from optative.runs.training import CHUNK, reference_stage, train_stage
 
 
 class EncodedUnits(Sequence[Unit]):
-    """Records of a table as units, encoded when they are asked for; the latest are kept. places: rows of the table."""
+    """Records of a table as units, encoded when they are asked for; the latest are kept.
 
-    def __init__(self, encode: Callable[[int], Unit], places: Sequence[int], keep: int = 4096) -> None:
-        self.encode, self.places, self.keep = encode, places, keep
+    places: rows of the table. tokens: of each unit.
+    """
+
+    def __init__(
+        self, encode: Callable[[int], Unit], places: Sequence[int], tokens: Sequence[int], keep: int = 4096
+    ) -> None:
+        self.encode, self.places, self.tokens, self.keep = encode, places, tokens, keep
         self._latest: OrderedDict[int, Unit] = OrderedDict()
 
     def __len__(self) -> int:
@@ -52,7 +59,7 @@ class EncodedUnits(Sequence[Unit]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return EncodedUnits(self.encode, self.places[index], self.keep)
+            return EncodedUnits(self.encode, self.places[index], self.tokens[index], self.keep)
         if index in self._latest:
             self._latest.move_to_end(index)
         else:
@@ -94,6 +101,7 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
     job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed}, rule)
     training, held_out = _split(job, table, options, losses)
     prepare_training(lm, options.lora, options.seed, keep_start=any(term.needs_kl for term in losses))
+    expected = _expected(job, training, asked, losses)
     base = reference_stage(job, held_out, asked, "held-out records: where the model starts")
     chosen = options.model_dump(mode="json", exclude={"file"})
     stage = job.key("train-1", 2, [table.fingerprint, chosen])
@@ -122,10 +130,22 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
             "trained_on": [f"{len(training)} records of {name} (fingerprint {table.fingerprint[:16]})"],
             "measured_by": sorted({m["measured_by"] for m in evaluation["metrics"]}),
             "data": {"file": name, "format": table.format, "fingerprint": table.fingerprint},
+            "estimate": expected,
         }
     )
     finish(folder, lm, events)
     return Run(folder.path, evaluation)
+
+
+def _expected(job: Job, training: EncodedUnits, asked: Preference, losses: Sequence[Term]) -> dict[str, Any]:
+    """What the training will take, said before it starts; measured once a run."""
+
+    def measure() -> dict[str, Any]:
+        return asdict(estimate(job.lm, training, training.tokens, asked, losses))
+
+    found: dict[str, Any] = job.stages.value(job.key("estimate", 1, [asked, len(training)]), measure)
+    job.events.say(f"  {Estimate(**found)}")
+    return found
 
 
 def _evaluation(
@@ -182,8 +202,8 @@ def _split(
         return encode_unit(lm, table[row], rule, counts)
 
     counts, refused, useless = TruncationCounts(), [], 0
-    training: list[int] = []
-    held_out: list[int] = []
+    training: tuple[list[int], list[int]] = ([], [])  # rows of the table, tokens
+    held_out: tuple[list[int], list[int]] = ([], [])
     with events.progress("encoding") as advance:
         for row in range(len(table)):
             judgement = table[row]
@@ -195,7 +215,9 @@ def _split(
                 if unit is None or not usable(unit, losses):
                     useless += 1
                 else:
-                    (held_out if _is_held_out(judgement.prompt, options) else training).append(row)
+                    places, tokens = held_out if _is_held_out(judgement.prompt, options) else training
+                    places.append(row)
+                    tokens.append(unit.group.num_tokens)
             advance(row + 1, len(table), "records")
     if refused and options.on_bad_record == "error":
         hint = "--set on_bad_record=skip leaves them out; --set on_long_prompt=truncate_left cuts them on the left."
@@ -208,24 +230,24 @@ def _split(
     names = " and ".join(term.loss.name for term in losses)
     if useless:
         events.warn(f"{useless} records teach {names} nothing (ties, undecided, or not of the kind that it needs)")
-    for part, places in (("training", training), ("held-out", held_out)):
-        if not places:
+    for part, found in (("training", training), ("held-out", held_out)):
+        if not found[0]:
             hint = "More records, another --set held_out=0.2, or another seed."
             raise InputError(
                 f"no record that {names} can use is left for the {part} part", file=options.file, hint=hint
             )
-    events.say(f"  {len(training)} records to train on, {len(held_out)} kept out")
+    events.say(f"  {len(training[0])} records to train on, {len(held_out[0])} kept out")
     job.counts = {
         "records": table.counts.numbers(),
         "tokens": asdict(counts),
         "used": {
-            "training": len(training),
-            "held out": len(held_out),
+            "training": len(training[0]),
+            "held out": len(held_out[0]),
             "too long": len(refused),
             "without use": useless,
         },
     }
-    return EncodedUnits(encode, training), EncodedUnits(encode, held_out)
+    return EncodedUnits(encode, *training), EncodedUnits(encode, *held_out)
 
 
 def _at(error: InputError, options: Align, line: int) -> InputError:

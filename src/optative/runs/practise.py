@@ -82,7 +82,7 @@ def practise(
 
     def select(number: int, found: Judged) -> list[Unit]:
         pairs: list[Unit] = []
-        without, cut = 0, TruncationCounts()
+        without, cut_winners, cut = 0, 0, TruncationCounts()
         for prompt, record, rows in found:
             assert isinstance(record.relation, Ratings)
             lengths = [row["num_tokens"] for row in rows]
@@ -90,6 +90,7 @@ def practise(
             scores = without_unfinished(record.relation.values, cut_off, asked.unfinished)
             chosen = SELECTORS[asked.select](scores, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id])
             without += not chosen
+            cut_winners += sum(cut_off[best] for best, _, _ in chosen)
             ids = prompt_ids(lm, prompt, job.rule, asked.max_new_tokens, cut)
             for best, worst, gap in chosen:
                 group = Group(ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
@@ -108,7 +109,7 @@ def practise(
         }
         job.counts[f"round {number}"] = counts
         job.events.say(f"  round {number}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
-        job.warnings += selection_warnings(number, len(found), without, len(pairs))
+        job.warnings += selection_warnings(number, len(found), without, len(pairs), cut_winners)
         return pairs
 
     def teach(number: int, pairs: Sequence[Unit]) -> None:
