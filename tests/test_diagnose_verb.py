@@ -107,7 +107,7 @@ def test_figures_agree_with_a_recount_of_the_pairs(models: tuple[str, str], file
     assert flips["accuracy_new"] == pytest.approx(found["metrics"][0]["model"])
     assert (found["prompts"], found["n"]) == (12, 12)
     less = [np.sign(x["model_rejected_tokens"] - x["model_chosen_tokens"]) for x in lines]
-    assert 0 != sum(less)
+    assert sum(less) != 0
     assert found["length"]["chosen_is_shorter"]["value"] == pytest.approx(np.mean(less) / 2 + 0.5)
     first = [(x["model_chosen"] > x["model_rejected"]) == (sign > 0) for x, sign in zip(lines, less) if sign]
     assert found["length"]["model_ranks_shorter_first"] == pytest.approx(np.mean(first))
@@ -139,6 +139,16 @@ def test_a_second_call_reads_the_scores_and_gives_the_same_bytes(
     assert other["betas"] == [3.0]
     with pytest.raises(AssertionError, match="scored again"):  # other tokens are other scores
         asked(file, models, out=tmp_path / "d", length=Length(answer=4))
+
+
+def test_an_interrupted_call_goes_on_where_it_was(models: tuple[str, str], tmp_path: Path) -> None:
+    """A crash in the middle of the second chunk: what is whole stays, the rest is scored again, to the same bytes."""
+    file = written(tmp_path / "pairs.jsonl", records(40))
+    whole = asked(file, models, out=tmp_path / "d")
+    for journal in (tmp_path / "d" / "stages").glob("scores-*.jsonl"):
+        first, second = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(first + second[: len(second) // 2])
+    assert asked(file, models, out=tmp_path / "d") == whole
 
 
 def test_what_does_not_fit_is_counted_and_cuts_are_only_made_on_request(
@@ -180,6 +190,10 @@ def test_shares_of_a_column(models: tuple[str, str], file: Path, tmp_path: Path)
     assert found["idealised"]["raw"]["median"] == pytest.approx(np.mean(ideal))
     assert found["shares"] == {"column": "votes", "constant": None, "mean": pytest.approx(0.765)}
     rows = records(4)
+    rows[0]["chosen"] = " long" * 30
+    asked(written(tmp_path / "skips.jsonl", rows), models, shares="votes", out=tmp_path / "s", length=Length(100))
+    kept = [json.loads(line)["share"] for line in (tmp_path / "s" / "pairs.jsonl").open()]
+    assert kept == [row["votes"] for row in rows[1:]]  # a skipped pair takes its votes with it
     rows[2]["votes"] = "80%"
     wrong = written(tmp_path / "wrong.jsonl", rows)
     with pytest.raises(InputError, match=r"wrong\.jsonl:3: votes: not a share; found '80%', expected 0 to 1"):
