@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from optative.core.errors import InputError
+from optative.core.folder import RunFolder
 from optative.generators.language.adapters import add_lora, lora_parameters, save_weights
 from optative.generators.language.attention import backbone_of, base_of
 from optative.generators.language.load import load_language_model
@@ -242,6 +243,15 @@ def test_helpers_in_two_processes(two: Any) -> None:
     assert "different weights" in found["weights"]
 
 
+def test_one_rank_holds_the_run_folder_and_the_others_copy_what_it_found(place: Path, two: Any) -> None:
+    shared, copied = two["helpers"]["folders"]
+    assert shared == {"resumed": True, "own": True, "cached": "seen", "metrics": "one line"}
+    assert copied == {"resumed": True, "own": False, "cached": "seen", "metrics": "one line"}
+    left = sorted(path.name for path in (place / "run").iterdir())
+    assert left == [".lock", "metrics.jsonl", "resolved.json", "spec.yaml", "stages"]
+    assert sorted(path.name for path in (place / "run" / "stages").iterdir()) == ["cached.json", "of-0"]
+
+
 def test_units_are_shared_out_once_and_evenly() -> None:
     for costs in (None, [7.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 7.0, 1.0, 1.0]):
         shares = [World(rank, 3).share(11, costs) for rank in range(3)]
@@ -262,7 +272,28 @@ def test_one_process_is_the_case_of_size_one() -> None:
         pass
 
 
-def helpers() -> dict[str, Any]:
+def run_folder(path: Path) -> dict[str, Any]:
+    """Both ranks at one run folder that has seen an earlier attempt."""
+    here = world()
+    if here.is_main:
+        with RunFolder(path).claim({"a": 1}, "a: 1"):
+            (path / "stages").mkdir()
+            (path / "stages" / "cached.json").write_text("seen")
+            (path / "metrics.jsonl").write_text("one line")
+    here.wait()
+    folder = RunFolder(path)
+    with folder.claim({"a": 1}, "a: 1", peers=here) as resumed:
+        (folder.stages / f"of-{here.rank}").touch()
+        here.wait()
+        return {
+            "resumed": resumed,
+            "own": folder.path == path,
+            "cached": (folder.stages / "cached.json").read_text(),
+            "metrics": folder.metrics.read_text(),
+        }
+
+
+def helpers(folder: Path) -> dict[str, Any]:
     """The helpers, called by both ranks."""
     from optative.training.distribution import check_same
     from optative.training.engine import _dropout_keyed
@@ -295,6 +326,7 @@ def helpers() -> dict[str, Any]:
         "norm": norm,
         "clipped": [float(w.grad) for w in weights[:3] if w.grad is not None],
         "seeds_differ": everyone[0] != everyone[1],
+        "folders": here.every(run_folder(folder / "run")),
         **errors,
     }
 
@@ -302,7 +334,7 @@ def helpers() -> dict[str, Any]:
 def main(folder: Path, die_at: int) -> None:
     torch.set_num_threads(1)
     resumed = run(folder / "cut", shard=True, full=True, die_at=die_at)
-    found: dict[str, Any] = {"resumed": resumed, "helpers": helpers()}
+    found: dict[str, Any] = {"resumed": resumed, "helpers": helpers(folder)}
     for shard, full in CASES:
         found[name_of(shard, full)] = run(folder / name_of(shard, full), shard=shard, full=full)
     for shard in (False, True):
