@@ -102,6 +102,16 @@ def world() -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
+def even(items: Sequence[T]) -> Iterator[tuple[T, bool]]:
+    """This rank's items with True, then its first one with False until every rank has had equally many.
+
+    For forwards of a sharded model, which all ranks have to make together; what comes with False does not count.
+    """
+    spare = max(world().every(len(items))) - len(items)
+    yield from ((item, True) for item in items)
+    yield from ((items[0], False) for _ in range(spare))
+
+
 class Units(NamedTuple):
     """Values of all units of a step, in ascending order of their indices; `rows`: where this rank's own ones are."""
 

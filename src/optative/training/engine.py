@@ -24,7 +24,7 @@ from optative.core.memory import release
 from optative.core.rng import seed_from
 from optative.training.best import METRIC, Best
 from optative.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
-from optative.training.distribution import check_same, clip_gradients, sum_gradients, world
+from optative.training.distribution import check_same, clip_gradients, even, sum_gradients, world
 from optative.training.options import StepOptions
 from optative.training.schedule import learning_rate
 
@@ -161,14 +161,13 @@ def _accumulate(
     here = world()
     costs = [cost(unit) for unit in units] if cost and here.size > 1 else None
     own = tuple(units[i] for i in here.share(len(units), costs))
-    micros: Iterable[tuple[Micro, bool]] = (
-        (micro, True) for micro in micro_batches(own or (units[:1] if shards else ()))
-    )
-    if shards:  # each forward is a joint act, so a rank with fewer of them repeats one that does not count
-        real = [(micro, bool(own)) for micro, _ in micros]
-        micros = real + [(real[0][0], False)] * (max(here.every(len(real))) - len(real))
+    if shards:  # each forward is a joint act: a rank without units computes one that does not count
+        micros: Iterable[tuple[Micro, bool]] = even(list(micro_batches(own or units[:1])))
+    else:
+        micros = ((micro, True) for micro in micro_batches(own))
     total, sums = 0.0, dict[str, tuple[float, float]]()
-    for micro, counts in micros:
+    for micro, is_real in micros:
+        counts = is_real and bool(own)
         result = loss(micro, len(units))
         (result.loss if counts else 0.0 * result.loss).backward()
         if counts:
