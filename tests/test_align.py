@@ -17,6 +17,7 @@ from optative.cli.main import main
 from optative.core.errors import InputError
 from optative.core.events import Silent
 from optative.core.files import read_jsonl
+from optative.data.pair_steps import read_pair_steps
 from optative.runs.align import align
 from optative.runs.options import Align, align_options
 from tiny_models import save_tiny_model
@@ -59,6 +60,11 @@ def test_align_learns_the_preference_and_says_who_measured(tiny: Path, tmp_path:
     assert lines[0]["rewards/chosen"] == 0.0
     assert lines[0]["grad_norm"] > 0
     assert "eval_rewards/accuracies" in lines[4]
+    curves = read_pair_steps(done.folder / "pairs.parquet")
+    assert curves.steps_S.tolist() == [0, *(line["step"] for line in lines if "eval_loss" in line)]
+    margins = (curves.chosen_SB - curves.ref_chosen_B) - (curves.rejected_SB - curves.ref_rejected_B)
+    assert not margins[0].any()
+    assert 0.1 * margins[1].mean() == pytest.approx(lines[4]["eval_rewards/margins"], rel=1e-4)
     manifest = json.loads((done.folder / "manifest.json").read_text())
     counts = manifest["counts"]["used"]
     assert counts["training"] + counts["held out"] == 40
@@ -169,7 +175,8 @@ def test_kill_9_in_training_then_resume(kind: str, tiny: Path, tmp_path: Path) -
     assert (tmp_path / "cut" / "checkpoints" / "step-4").is_dir()
     again = align(asked, out=tmp_path / "cut", events=Silent())
     weights = "model/model.safetensors" if kind == "all weights" else "adapter/adapter_model.safetensors"
-    for name in ("metrics.jsonl", "evaluation.json", weights):
+    curves = [] if kind in ("supervised", "unpaired") else ["pairs.parquet"]
+    for name in ("metrics.jsonl", "evaluation.json", weights, *curves):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 

@@ -266,7 +266,8 @@ def test_the_measured_loss_is_dpo_on_the_sums(tiny: Path) -> None:
     reference = reference_sums(lm, own, range(5), options)
     sums, ref = torch.tensor(sums_of(lm, own, range(5), options)), torch.tensor(reference)
     right = dpo(sums[:, 0], sums[:, 1], ref[:, 0], ref[:, 1], confidence_B=torch.full((5,), 0.9), beta=0.3).mean()
-    found = measure(lm, own, reference, losses=terms("dpo", options), options=options)
+    found, each = measure(lm, own, reference, losses=terms("dpo", options), options=options)
+    torch.testing.assert_close(torch.tensor(each), sums)
     assert found["loss"] == pytest.approx(float(right), rel=1e-4)
 
 

@@ -130,21 +130,23 @@ def train_preferences(
     first_step: int = 0,
     held_out: tuple[Units, Reference | None] | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
+    on_held_out: Callable[[int, list[list[float]]], None] | None = None,
 ) -> int:
     """Train the weights of `lm` that are trained on units, with a loss by its name.
 
     reference: `reference_sums` of all units in their order; None where no loss needs one.
     held_out: units and their reference that no step trains on; measured as `eval_...`.
+    on_held_out: called at each measurement with the steps done and the log-probabilities of the held-out completions.
     Returns the metrics journal's offset.
     """
     losses = terms(loss, options)
     steps = step_plan(len(units), options.units_per_step, options.epochs, seed)
     moving = _moving_reference(lm, options, checkpoints, key)
-    step: Sequence[int] = ()
+    place, step = 0, tuple[int, ...]()
 
     def before_step(index: int) -> None:
-        nonlocal step
-        step = steps[index]
+        nonlocal place, step
+        place, step = index, steps[index]
         if moving:
             moving.before(index)
 
@@ -157,7 +159,10 @@ def train_preferences(
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
-        return {f"eval_{k}": v for k, v in measure(lm, *held_out, losses=losses, options=options).items()}
+        found, sums = measure(lm, *held_out, losses=losses, options=options)
+        if on_held_out:
+            on_held_out(place + 1, sums)
+        return {f"eval_{k}": v for k, v in found.items()}
 
     lm.model.train()
     try:
@@ -343,25 +348,28 @@ def measures(units: Sequence[Unit], sums: Sums, losses: Sequence[Term]) -> dict[
 @torch.no_grad()
 def measure(
     lm: LanguageModel, units: Units, reference: Reference | None, *, losses: Sequence[Term], options: Preference
-) -> dict[str, float]:
-    """The loss and the field's metrics on units, without training on them, in steps of the same size."""
+) -> tuple[dict[str, float], list[list[float]]]:
+    """The loss and the field's metrics on units, in steps of the same size, and the sums of each unit's completions."""
     training = lm.model.training
     lm.model.eval()
     found: dict[str, tuple[float, float]] = {}
-    total = 0.0
+    total, sums = 0.0, dict[int, list[float]]()
     for at in range(0, len(units), options.units_per_step):
         chosen = range(at, min(at + options.units_per_step, len(units)))
         micros = pack_units(units, chosen, options.token_budget, reference)
         kl = mismatched_kl(lm, units, chosen, options) if any(term.needs_kl for term in losses) else None
         parts = [_forward(lm, micro, options) for micro in micros]
         own = [units[i] for micro in micros for i in micro.units]
+        for micro, part in zip(micros, parts):
+            sums |= {i: own.logps_C.tolist() for i, own in zip(micro.units, _apart(part, micro.pack))}
         whole = _joined(parts)
         total += float(sum_of_terms(losses, own, whole, kl))
         for name, (value, count) in measures(own, whole, losses).items():
             old = found.get(name, (0.0, 0.0))
             found[name] = (old[0] + value, old[1] + count)
     lm.model.train(training)
-    return {"loss": total / len(units), **{k: v / c for k, (v, c) in found.items()}}
+    means = {name: value / count for name, (value, count) in found.items()}
+    return {"loss": total / len(units), **means}, [sums[i] for i in range(len(units))]
 
 
 def _forward(lm: LanguageModel, micro: Micro, options: Preference) -> Sums:

@@ -39,6 +39,12 @@ class Unit:
         return content_hash([self.group.prompt_ids, self.group.completion_ids, self.group.masks])
 
     @property
+    def counted(self) -> list[int]:
+        """How many tokens of each completion carry loss."""
+        masks = self.group.masks or self.group.completion_ids
+        return [sum(m) if self.group.masks else len(m) for m in masks]
+
+    @property
     def label(self) -> list[object]:
         """All that training reads besides the tokens."""
         return [list(self.levels), self.labelled, self.strength, self.confidence]

@@ -38,8 +38,8 @@ def selection_warnings(number: int, prompts: int, ties: int, pairs: int, cut_win
         found.append({"code": "few_pairs", "message": message})
     if pairs and cut_winners / pairs > 0.2:
         message = (
-            f"Round {number}: {cut_winners} of {pairs} chosen answers were cut at the token limit, so the policy learns "
-            "not to stop. feedback.on_policy.unfinished=leave_out, or a larger max_new_tokens, counters it."
+            f"Round {number}: {cut_winners} of {pairs} chosen answers were cut at the token limit, so that the policy "
+            "learns not to stop. feedback.on_policy.unfinished=leave_out, or a larger max_new_tokens, counters it."
         )
         found.append({"code": "cut_winners", "message": message})
     return found

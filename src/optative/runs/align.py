@@ -39,7 +39,7 @@ from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.options import Align
 from optative.runs.records import encode_unit, is_comparison
 from optative.runs.stages import chunked
-from optative.runs.training import CHUNK, reference_stage, train_stage
+from optative.runs.training import CHUNK, reference_stage, train_stage, write_learning_curves
 
 
 class EncodedUnits(Sequence[Unit]):
@@ -122,6 +122,7 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
 
     chunks: list[Sequence[int]] = chunked(range(len(held_out)), CHUNK)
     steered = job.stages.rows(job.key("held-out", 2, stage), chunks, measure, "held-out records: steered", len)
+    write_learning_curves(job, stage, held_out, base, losses)
     evaluation = _evaluation(held_out, base, steered, losses, options.seed)
     evaluation["warnings"] = training_warnings(list(read_jsonl(folder.metrics))) + evaluation["warnings"]
     write_json(folder.evaluation, evaluation)
@@ -157,7 +158,6 @@ def _evaluation(
     for i, unit in enumerate(held_out):
         before, after = base[i], steered[i]
         prompt = content_hash(unit.group.prompt_ids)[:16]
-        masks = unit.group.masks or tuple((True,) * len(c) for c in unit.group.completion_ids)
         ordered = rows(unit, i, "pair")
         for row in ordered:
             own, other = row.members
@@ -169,8 +169,8 @@ def _evaluation(
                     "base_rejected": before[other],
                     "steered_chosen": after[own],
                     "steered_rejected": after[other],
-                    "num_tokens_chosen": sum(masks[own]),
-                    "num_tokens_rejected": sum(masks[other]),
+                    "num_tokens_chosen": unit.counted[own],
+                    "num_tokens_rejected": unit.counted[other],
                 }
             )
         for row in [] if ordered else rows(unit, i, "completion"):
@@ -179,7 +179,7 @@ def _evaluation(
             labels.append({"id": unit.id, "prompt_id": prompt, **label})
         for row in rows(unit, i, "good completion") if losses[0].loss.name == "sft" else ():
             (own,) = row.members
-            answer = {"num_tokens": sum(masks[own]), "base": before[own], "steered": after[own]}
+            answer = {"num_tokens": unit.counted[own], "base": before[own], "steered": after[own]}
             good.append({"id": unit.id, "prompt_id": prompt, **answer})
     parts = [assemble_completions(good, seed=seed)] if good else []
     parts += [assemble_ranking(pairs, beta=beta, seed=seed)] if pairs else []

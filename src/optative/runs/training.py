@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from optative.core.files import read_json, read_jsonl, write_json
 from optative.core.ids import content_hash
+from optative.data.pair_steps import FILE, PairSteps, write_pair_steps
 from optative.generators.language.trained import load_trained, save_trained
 from optative.optimizers.options import Preference
 from optative.optimizers.preference import Reference, reference_sums, train_preferences
-from optative.optimizers.terms import terms
-from optative.optimizers.units import Units
+from optative.optimizers.terms import Term, implicit_beta, terms
+from optative.optimizers.units import Units, rows
 from optative.runs.job import Job
 from optative.runs.stages import chunked
+from optative.training.distribution import world
 
 CHUNK = 256  # units whose reference is one unit of resumption
 
@@ -28,6 +33,41 @@ def reference_stage(job: Job, units: Units, options: Preference, words: str) -> 
     key = job.key("reference", 2, [*moving, content_hash([unit.key for unit in units])])
     chunks: list[Sequence[int]] = chunked(range(len(units)), CHUNK)
     return job.stages.rows(key, chunks, lambda part, _: reference_sums(job.lm, units, part, options), words, len)
+
+
+def held_out_file(job: Job, key: str, step: int) -> Path:
+    """Where the log-probabilities of the held-out units after a step are kept."""
+    return job.stages.folder / f"{key}.held-out-{step}.json"
+
+
+def write_learning_curves(job: Job, key: str, units: Units, start: Reference, losses: Sequence[Term]) -> None:
+    """Write `pairs.parquet`: each held-out pair's log-probabilities at every measurement; nothing without pairs."""
+    prefix = f"{key}.held-out-"
+    steps = sorted(int(path.stem.removeprefix(prefix)) for path in job.stages.folder.glob(f"{prefix}*.json"))
+    if not steps:
+        return
+    sums = [start, *(read_json(held_out_file(job, key, step)) for step in steps)]
+    own = [(i, row.members) for i, unit in enumerate(units) for row in rows(unit, i, "pair")]
+    if not own:
+        return
+
+    def side(values: Any, which: int) -> list[float]:
+        return [values[i][members[which]] for i, members in own]
+
+    counted = {i: unit.counted for i, unit in enumerate(units)}
+    names = [f"{units[i].id}/{a}>{b}" if len(units[i].levels) > 2 else units[i].id for i, (a, b) in own]
+    found = PairSteps(
+        np.array([0, *steps]),
+        tuple(names),
+        np.array([side(values, 0) for values in sums]),
+        np.array([side(values, 1) for values in sums]),
+        np.array(side(start, 0)),
+        np.array(side(start, 1)),
+        np.array(side(counted, 0)),
+        np.array(side(counted, 1)),
+        implicit_beta(losses),
+    )
+    write_pair_steps(job.folder.path / FILE, found)
 
 
 def train_stage(
@@ -42,7 +82,7 @@ def train_stage(
     labels: dict[str, Any],
     journal_start: int = 0,
     first_step: int = 0,
-    held_out: tuple[Units, Reference | None] | None = None,
+    held_out: tuple[Units, Reference] | None = None,
 ) -> dict[str, Any]:
     """One preference training as a cached stage: the reference, the steps with checkpoints, the weights.
 
@@ -63,6 +103,10 @@ def train_stage(
             accuracy = line.get("rewards/accuracies")
             advance(done, total, f"loss {line['loss']:.3f}" + ("" if accuracy is None else f" accuracy {accuracy:.2f}"))
 
+        def keep(step: int, sums: list[list[float]]) -> None:
+            if world().is_main:
+                write_json(held_out_file(job, key, step), sums, indent=None)
+
         offset = train_preferences(
             lm,
             units,
@@ -78,6 +122,7 @@ def train_stage(
             first_step=first_step,
             held_out=held_out,
             on_step=tell,
+            on_held_out=keep,
         )
     identity = save_trained(lm, weights)
     steps = sum(1 for _ in read_jsonl(job.folder.metrics))
