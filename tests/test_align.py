@@ -180,6 +180,28 @@ def test_kill_9_in_training_then_resume(kind: str, tiny: Path, tmp_path: Path) -
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("loss", "setting"), [("kto", "held_out=0.2"), ("aot", "held_out=0.2"), ("dpo", "dpo.shard=true")]
+)
+def test_two_processes_train_as_one(loss: str, setting: str, tiny: Path, tmp_path: Path) -> None:
+    path = mixed_file(tmp_path)
+    steps = {"units_per_step": 5, "learning_rate": 0.003, "epochs": 2}
+    settings = [f"{loss}.{name}={value}" for name, value in steps.items()] + ["dtype=float32", "lora.rank=4"]
+    found = []
+    for name, start in (("one", []), ("two", ["torch.distributed.run", "--nproc-per-node", "2", "-m"])):
+        command = [sys.executable, "-m", *start, "optative", "align", str(path), "--model", str(tiny), "--loss", loss]
+        own = [*settings, setting] if start or "shard" not in setting else settings
+        command += ["--out", str(tmp_path / name), *(word for s in own for word in ("--set", s))]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.splitlines()[-1] == str(tmp_path / name)
+        found.append(list(read_jsonl(tmp_path / name / "metrics.jsonl")))
+    assert len(found[0]) == len(found[1]) > 5
+    for line, other in zip(*found):
+        assert other["loss"] == pytest.approx(line["loss"], abs=1e-5)
+    assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
+
+
 def test_sft_learns_answers_and_measures_how_likely_they_are(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,8 @@ def sft(
 
     options = align_options(file, model=model, format=format, seed=seed, overrides=set_ or (), loss="sft")
     from optative.runs.align import align as train
+    from optative.training.distribution import world
 
     done = train(options, out=out, fresh=fresh)
-    print_run(done.folder, done.evaluation, json)
+    if world().is_main:
+        print_run(done.folder, done.evaluation, json)

@@ -11,6 +11,7 @@ packs one by one with dL/dlogp in hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from optative.core.errors import InputError
+from optative.generators.language.attention import backbone_of, base_of
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group, Pack, plan
 from optative.generators.language.score import score_pack
@@ -28,7 +30,7 @@ from optative.optimizers.reference import MovingReference
 from optative.optimizers.terms import Sums, Term, implicit_beta, terms
 from optative.optimizers.units import Unit, Units, rows
 from optative.training.batches import step_plan
-from optative.training.distribution import world
+from optative.training.distribution import sharded, world
 from optative.training.engine import MicroResult, train
 
 # For each unit, by its index, the summed log-probabilities of its completions.
@@ -164,26 +166,35 @@ def train_preferences(
             on_held_out(place + 1, sums)
         return {f"eval_{k}": v for k, v in found.items()}
 
+    if options.shard and (moving or any(term.needs_kl or term.loss.coupled for term in losses)):
+        raise InputError(
+            "cannot act on a loss that looks at the whole step first, or on a reference that moves",
+            field="shard",
+            found=loss,
+            hint="Without it every process holds all weights.",
+        )
+    backbone = backbone_of(base_of(lm))
     lm.model.train()
     try:
-        return train(
-            trained_parameters(lm),
-            steps,
-            micro_batches,
-            lambda micro, num_units: micro_loss(lm, units, micro, num_units, options, losses),
-            options=options,
-            key=key,
-            journal_path=journal_path,
-            journal_start=journal_start,
-            checkpoints=checkpoints,
-            labels=labels,
-            first_step=first_step,
-            evaluate=evaluate if held_out and held_out[0] else None,
-            evaluate_every=options.eval_every or len(steps),
-            on_step=on_step,
-            cost=lambda i: float(units[i].group.num_tokens),
-            before_step=before_step,
-        )
+        with sharded(backbone, list(backbone.layers)) if options.shard else nullcontext():
+            return train(
+                trained_parameters(lm),
+                steps,
+                micro_batches,
+                lambda micro, num_units: micro_loss(lm, units, micro, num_units, options, losses),
+                options=options,
+                key=key,
+                journal_path=journal_path,
+                journal_start=journal_start,
+                checkpoints=checkpoints,
+                labels=labels,
+                first_step=first_step,
+                evaluate=evaluate if held_out and held_out[0] else None,
+                evaluate_every=options.eval_every or len(steps),
+                on_step=on_step,
+                cost=lambda i: float(units[i].group.num_tokens),
+                before_step=before_step,
+            )
     finally:
         lm.model.eval()
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from optative.core.errors import InputError, InputErrors
-from optative.core.events import Events, default_events
+from optative.core.events import Events, Silent, default_events
 from optative.core.files import read_jsonl, write_json
 from optative.core.folder import RunFolder
 from optative.core.ids import content_hash, file_hash
@@ -26,6 +26,7 @@ from optative.evaluation.completions import assemble_completions
 from optative.evaluation.labels import assemble_labels
 from optative.evaluation.ranking import assemble_ranking
 from optative.generators.language.load import load_language_model
+from optative.generators.language.model import LanguageModel
 from optative.generators.language.tokens import PromptTooLong, Truncation, TruncationCounts
 from optative.generators.language.trained import prepare_training
 from optative.optimizers.options import Preference
@@ -40,6 +41,7 @@ from optative.runs.options import Align
 from optative.runs.records import encode_unit, is_comparison
 from optative.runs.stages import chunked
 from optative.runs.training import CHUNK, reference_stage, train_stage, write_learning_curves
+from optative.training.distribution import world
 
 
 class EncodedUnits(Sequence[Unit]):
@@ -77,13 +79,17 @@ def align(options: Align, *, out: str | Path | None = None, fresh: bool = False,
     """Train on the records of a file and measure base and steered model on the records that were kept out.
 
     out: the run folder itself; by default `runs/<file>-<key>`. The same options on an existing folder resume.
+    Under torchrun every process calls this; the first one writes and speaks.
     """
-    events = events or default_events()
+    here = world()
+    events = (events or default_events()) if here.is_main else Silent()
     source = Path(options.file)
     facts = {**options.model_dump(mode="json"), "file": source.name, "file_hash": _hash(source)}
     key = content_hash(facts)
     folder = RunFolder(out if out is not None else Path("runs") / f"{source.name.split('.')[0]}-{key[:8]}")
-    with folder.claim(facts, yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), fresh=fresh) as resumed:
+    with folder.claim(
+        facts, yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), fresh=fresh, peers=here
+    ) as resumed:
         events.say(f"{'Resuming' if resumed else 'Starting'} {folder.path}")
         return _align(options, key, folder, events)
 
@@ -96,7 +102,7 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
     )
     events.say(f"  {name}: {table.format}, {table.counts}")
     dtype = settled_dtype(folder, options.dtype if options.lora else "float32")
-    lm = load_language_model(options.model, dtype=dtype, template=options.template)
+    lm = _load(options, dtype)
     rule = Truncation(max_length=min(options.max_length, lm.context_length), on_long_prompt=options.on_long_prompt)
     job = Job(folder, lm, events, {"name": name, "key": key[:8], "kind": "align", "seed": options.seed}, rule)
     training, held_out = _split(job, table, options, losses)
@@ -134,8 +140,19 @@ def _align(options: Align, key: str, folder: RunFolder, events: Events) -> Run:
             "estimate": expected,
         }
     )
-    finish(folder, lm, events)
+    if world().is_main:
+        finish(folder, lm, events)
     return Run(folder.path, evaluation)
+
+
+def _load(options: Align, dtype: str) -> LanguageModel:
+    """The model; where its dtype is measured, the first process measures for all."""
+    here = world()
+    if here.is_main:
+        lm = load_language_model(options.model, dtype=dtype, template=options.template)
+        here.first(str(lm.dtype).removeprefix("torch."))
+        return lm
+    return load_language_model(options.model, dtype=here.first(""), template=options.template)
 
 
 def _expected(job: Job, training: EncodedUnits, asked: Preference, losses: Sequence[Term]) -> dict[str, Any]:

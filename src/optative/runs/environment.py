@@ -54,11 +54,14 @@ def moving_facts(dtype: str, device: str) -> dict[str, Any]:
     """What belongs into a stage's key: results may differ in the last bits between any two of these."""
     import torch
 
+    from optative.training.distribution import world
+
     own = versions()
     return {
         "dtype": dtype,
         "device": device,
         "threads": torch.get_num_threads(),
+        "processes": world().size,
         "processor": _processor(),
         **{
             name: own[name]
