@@ -36,7 +36,7 @@ BAR = 3.0
 def prompts(lm: Any) -> list[str]:
     """Texts of about 30 to 120 tokens with the template's own, made of the tokenizer's words by a fixed seed."""
     rng = np.random.default_rng(0)
-    words = [w for w in ("the river and a stone under old light " * 4).split()]
+    words = ["the", "river", "and", "a", "stone", "under", "old", "light"]
     lengths = np.linspace(10, 90, PROMPTS).round().astype(int)
     return [" ".join(rng.choice(words, n)) for n in lengths]
 
