@@ -192,20 +192,24 @@ def test_the_plain_layers_run_where_something_else_is_computed(taken):
     assert not taken
 
 
-def test_half_precision_stays_close():
-    lm, pack = with_adapter("llama"), random_pack(8)
-    right = score_pack(lm, pack).logps
-    slope = gradients(lm.model, right.sum())
-    for parameter in lm.model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.bfloat16()
-    fused._REASONS.clear()
-    found = score_pack(lm, pack).logps
-    assert fused.why_not_fused(base_of(lm)) is None
-    plain = score_pack(lm, pack, packed=False).logps
-    assert float((found - right).norm()) < 1.5 * float((plain - right).norm())
-    own, theirs = gradients(lm.model, found.sum()), gradients(lm.model, plain.sum())
-    assert float((own - slope).norm()) < 1.5 * float((theirs - slope).norm())
+def test_half_precision_is_as_close_to_float32_as_the_plain_path():
+    """Over several models: the rounding of one alone is a matter of luck."""
+    errors = {True: 0.0, False: 0.0}
+    slopes = {True: 0.0, False: 0.0}
+    for seed in range(6):
+        lm, pack = with_adapter("llama", seed=seed, alpha=1.0), random_pack(8)
+        right = score_pack(lm, pack).logps
+        slope = gradients(lm.model, right.sum())
+        for parameter in lm.model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+        assert fused.why_not_fused(base_of(lm)) is None
+        for packed in (True, False):
+            found = score_pack(lm, pack, packed=packed).logps
+            errors[packed] += float((found - right).detach().norm() / right.detach().norm())
+            slopes[packed] += float((gradients(lm.model, found.sum()) - slope).norm() / slope.norm())
+    assert errors[True] < 1.3 * errors[False]
+    assert slopes[True] < 1.3 * slopes[False]
 
 
 def test_a_head_in_tiles_with_temperature():
@@ -219,11 +223,22 @@ def test_a_head_in_tiles_with_temperature():
         assert_same_gradient(gradients(model, fast @ weights), gradients(model, plain @ weights))
 
 
-def test_a_wrong_backward_is_seen(monkeypatch):
-    """The test of equality has to fail for a fault of one part."""
+def test_a_fault_in_the_layers_is_seen_at_the_first_use(monkeypatch):
     monkeypatch.setattr(fused, "_rotate", lambda x, cos, sin: x.clone())
-    fast, plain = (score_pack(with_adapter("llama"), random_pack(0), packed=packed).logps for packed in (True, False))
-    assert float((fast - plain).abs().max()) < 1e-4  # the first use compares with the model, and refuses
+    assert fused.why_not_fused(family("llama")) == "its layers compute something else than Llama's"
+
+
+@pytest.mark.parametrize("part", ["_rotate", "_norm_backward"])
+def test_a_fault_in_the_backward_is_seen_by_these_tests(part, monkeypatch):
+    lm = with_adapter("llama")
+    assert fused.why_not_fused(base_of(lm)) is None
+    right = getattr(fused, part)
+    if part == "_rotate":
+        monkeypatch.setattr(fused, part, lambda x, cos, sin: right(x, cos, sin.abs()))
+    else:
+        monkeypatch.setattr(fused, part, lambda d, x, w, eps, needs: right(d, 1.1 * x, w, eps, needs))
+    with pytest.raises(AssertionError):
+        assert_equal_paths(lm, random_pack(0))
 
 
 @pytest.mark.model
