@@ -15,7 +15,7 @@ from markupsafe import Markup
 from optative.data.counts import REFUSED
 from optative.evaluation.report import figures, words
 from optative.evaluation.report.figures import COLOUR, Curve
-from optative.evaluation.report.page import page
+from optative.evaluation.report.page import page, section
 from optative.evaluation.report.words import amount, decimal
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def pairs_page(found: Mapping[str, Any]) -> str:
     share = amount(accuracy["model"], "share")
     shown = {
         "what": "diagnosis of pairs",
+        "source": "diagnosis.json",
         "name": words.without_paths(found["file"]),
         "headline": f"{found['model']['name']} ranks {share} of {found['n']:,} pairs as preferred",
         "lede": findings(found),
@@ -62,7 +63,7 @@ def pairs_page(found: Mapping[str, Any]) -> str:
             _counts(found),
         ],
     }
-    return page("diagnosis.html.j2", "", shown)
+    return page("sections.html.j2", "", shown)
 
 
 def curves_page(found: Mapping[str, Any]) -> str:
@@ -72,13 +73,14 @@ def curves_page(found: Mapping[str, Any]) -> str:
     share = "no pair was wrong before" if flipped is None else f"{amount(flipped['value'], 'share')} of them are right"
     shown = {
         "what": "learning curves of pairs",
+        "source": "diagnosis.json",
         "name": found["run"],
         "headline": f"{found['initially_wrong']:,} of {found['n']:,} pairs start wrong; at the lowest loss {share}",
         "lede": curve_findings(found),
         "warnings": [],
         "sections": [_classes(found), _rates(found), _by_difficulty(lowest["by_difficulty"])],
     }
-    return page("diagnosis.html.j2", "", shown)
+    return page("sections.html.j2", "", shown)
 
 
 def findings(found: Mapping[str, Any]) -> list[str]:
@@ -153,7 +155,7 @@ def _ranking(found: Mapping[str, Any]) -> dict[str, Any]:
         f"in {other}."
     )
     head = ["Measure", "Reference", "Model", "Its interval", "Difference", "Interval"]
-    return _section("ranking", "What it ranks right", ruler, tables=[(None, head, rows)])
+    return section("ranking", "What it ranks right", ruler, tables=[(None, head, rows)])
 
 
 def _idealised(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _idealised(found: Mapping[str, Any]) -> dict[str, Any]:
     legend = [("idealised, whole answers", "steered", "line"), ("idealised, by token", "other", "dashed"),
               ("the model, level lines", "muted", "line")]  # fmt: skip
     head = ["Beta", "Idealised", "Interval", "Not fixable", "By token", "Interval"]
-    return _section(
+    return section(
         "idealised", "What it could rank right", intro, [("Over beta", svg, legend, "")], [(None, head, rows)]
     )
 
@@ -192,7 +194,7 @@ def _difficulty(found: Mapping[str, Any]) -> dict[str, Any]:
     legend = [("reference right", "gain", "band"), ("reference wrong", "loss", "band")]
     head = ["Quantile", "Difficulty, nats"]
     rows = [[f"{float(q):.0%}", decimal(value, 1)] for q, value in hard["quantiles"].items()]
-    return _section(
+    return section(
         "difficulty", "How hard the pairs are", intro, [("Pairs by difficulty", svg, legend, "")], [(None, head, rows)]
     )
 
@@ -213,7 +215,7 @@ def _hardest(found: Mapping[str, Any]) -> dict[str, Any]:
     intro = "The pairs that the reference has most wrong. Large differences of length and wrong labels come first."
     if not rows:
         intro = "The reference has no pair in the wrong order."
-    return _section("hardest", "What the loss can hardly fix", intro, tables=[(None, head, rows)] if rows else [])
+    return section("hardest", "What the loss can hardly fix", intro, tables=[(None, head, rows)] if rows else [])
 
 
 def _flips(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +231,7 @@ def _flips(found: Mapping[str, Any]) -> dict[str, Any]:
             "Negative flips", "Kept of what was right"]  # fmt: skip
     below = _by_difficulty(found["flips_by_difficulty"])["tables"]
     tables = [("Reference to model", head, rows), *((BY_DIFFICULTY, t["head"], t["rows"]) for t in below)]
-    return _section("flips", "What turned round", "Equal log-probabilities count as wrong here.", tables=tables)
+    return section("flips", "What turned round", "Equal log-probabilities count as wrong here.", tables=tables)
 
 
 def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
         "" if rows else "Nothing was left out."
     )
     notes = list(dict.fromkeys(note for side in ("model", "reference") for note in found[side]["notes"]))
-    return _section("counts", "What went in", " ".join([intro, *notes]), tables=tables)
+    return section("counts", "What went in", " ".join([intro, *notes]), tables=tables)
 
 
 def _classes(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def _classes(found: Mapping[str, Any]) -> dict[str, Any]:
         legend = [(label, role, "dashed" if dashed else "line") for label, role, dashed in CLASS_WORDS.values()]
         plots.append((title, Markup(figures.curves(f"class-{key}", title, lines, zero=zero)), legend, ""))
     intro = "Each pair belongs to one class at each step: right or wrong under the reference, right or wrong now."
-    return _section("classes", "Four classes of pairs", intro, plots)
+    return section("classes", "Four classes of pairs", intro, plots)
 
 
 def _rates(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,7 +279,7 @@ def _rates(found: Mapping[str, Any]) -> dict[str, Any]:
          f"Lowest at step {found['lowest_loss']['step']}."),
     ]  # fmt: skip
     intro = "Faint: each measurement. Strong: running mean over a tenth of them."
-    return _section("rates", "Ranking against reward", intro, plots)
+    return section("rates", "Ranking against reward", intro, plots)
 
 
 def _curve(steps: Sequence[float], values: Sequence[float | None], role: str, dashed: bool = False) -> list[Curve]:
@@ -293,20 +295,7 @@ def _by_difficulty(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for row in rows
     ]  # fmt: skip
     head = ["Difficulty, nats", "Pairs", "Right now", "Interval"]
-    return _section("by-difficulty", BY_DIFFICULTY, "", tables=[(None, head, shown)] if shown else [])
-
-
-def _section(
-    code: str, title: str, intro: str, plots: Sequence[Any] = (), tables: Sequence[Any] = ()
-) -> dict[str, Any]:
-    names = ("title", "svg", "legend", "caption")
-    return {
-        "code": code,
-        "title": title,
-        "intro": intro,
-        "plots": [dict(zip(names, plot)) for plot in plots],
-        "tables": [dict(zip(("title", "head", "rows"), table)) for table in tables],
-    }
+    return section("by-difficulty", BY_DIFFICULTY, "", tables=[(None, head, shown)] if shown else [])
 
 
 def _plain_interval(bounds: Any, unit: str) -> str:

@@ -71,6 +71,18 @@ def page(template: str, extra_css: str, shown: Mapping[str, Any]) -> str:
     return _environment().get_template(template).render(css=Markup(css), policy=policy, **shown)
 
 
+def section(code: str, title: str, intro: str, plots: Sequence[Any] = (), tables: Sequence[Any] = ()) -> dict[str, Any]:
+    """One section of `sections.html.j2`. Plots: (title, svg, legend, caption); tables: (title, head, rows)."""
+    names = ("title", "svg", "legend", "caption")
+    return {
+        "code": code,
+        "title": title,
+        "intro": intro,
+        "plots": [dict(zip(names, plot)) for plot in plots],
+        "tables": [dict(zip(("title", "head", "rows"), table)) for table in tables],
+    }
+
+
 def _filters(examples: Mapping[str, Any]) -> str:
     """The rules behind the radio buttons: what is not of the chosen outcome, split or kind is not displayed."""
     chosen = [(f"o-{group['code']}", ".outcome", f".g-{group['code']}") for group in examples["groups"]]
