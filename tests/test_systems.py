@@ -14,12 +14,22 @@ from typing import Any
 import pytest
 
 from optative.cli.main import main
-from optative.core.config import Config
 from optative.core.errors import InputError
 from optative.systems import catalogue
 from optative.systems.catalogue import CATALOGUE, find
-from optative.systems.record import RESULTS, Criterion, Entry, System, read_results
-from optative.systems.status import VERDICTS, standing
+from optative.systems.record import (
+    RESULTS,
+    Bound,
+    Criterion,
+    Entry,
+    Results,
+    Spread,
+    StudyOptions,
+    System,
+    command,
+    read_results,
+)
+from optative.systems.status import VERDICTS, judge, standing
 
 
 @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
@@ -39,8 +49,12 @@ def test_contract(entry: Entry) -> None:
     assert module.__doc__
     assert isinstance(module.SYSTEM, System)
     assert module.SYSTEM.differs
-    assert issubclass(module.Study, Config)
-    module.Study()
+    assert issubclass(module.Study, StudyOptions)
+    assert isinstance(module.FULL, module.Study)
+    assert module.Study() != module.FULL, "quick and full are the same study"
+    assert len(module.FULL.seeds) >= max(criterion.seeds for criterion in module.SYSTEM.criteria)
+    assert command(entry.number, module.Study(), module.FULL) == f"optative systems run {entry.number}"
+    assert command(entry.number, module.FULL, module.FULL) == f"optative systems run {entry.number} --full"
     assert list(inspect.signature(module.run).parameters) == ["study", "folder"]
 
 
@@ -75,9 +89,8 @@ def test_find() -> None:
 
 SOURCE = '''
 """A made-up system."""
-from optative.core.config import Config, Field
-from optative.core.files import write_text
-from optative.systems.record import Criterion, System
+from optative.core.config import Field
+from optative.systems.record import Criterion, StudyOptions, System, command
 
 SYSTEM = System(
     criteria=(
@@ -88,11 +101,30 @@ SYSTEM = System(
     explanation="The effect is not there.",
 )
 
-class Study(Config):
+class Study(StudyOptions):
     steps: int = Field(3, ge=1, description="Steps.")
 
+FULL = Study(steps=9, seeds=(0, 1, 2))
+
 def run(study, folder):
-    write_text(folder / "done.txt", str(study.steps))
+    from optative.runs.study import Arm, Measured, Metric
+    from optative.runs.study import study as run_study
+
+    def cell(options, seed):
+        return Measured({"gold": 0.7 + options["more"] * (1 + 0.1 * seed), "error": 0.2 - options["more"] / 2})
+
+    return run_study(
+        folder,
+        name="made-up",
+        title="A made-up study",
+        command=command(7, study, FULL),
+        version=1,
+        arms={"plain": Arm(options={"more": 0.0}), "ours": Arm(options={"more": study.steps / 45}, baseline="plain")},
+        seeds=study.seeds,
+        metrics={"gold": Metric("independent"), "error": Metric("independent")},
+        cell=cell,
+        criteria=SYSTEM.hash,
+    )
 '''
 GOOD: dict[str, dict[str, list[float]]] = {
     "gold": {"ours": [0.9, 0.8, 0.85], "plain": [0.7, 0.7, 0.7]},
@@ -184,6 +216,27 @@ def test_too_few_seeds_decide_nothing(made_up: MadeUp) -> None:
     assert [finding.met for finding in state.findings] == [None, True]
     made_up.write({"gold": GOOD["gold"]})
     assert made_up.verdict() == "runs", "a criterion without a result is open, not met"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "good", "bad"),
+    [
+        (Bound(metric="m", arm="a", direction="at_least", limit=0.9, seeds=3), [0.9, 0.95, 1.0], [0.89, 1.0, 1.0]),
+        (Bound(metric="m", arm="a", direction="at_most", limit=0.9, seeds=3), [0.9, 0.5, 0.1], [0.91, 0.1, 0.1]),
+        (Spread(metric="m", arms=("b", "a"), at_most=0.25, seeds=3), [0.75, 0.5, 0.25], [0.24, 0.5, 0.5]),
+    ],
+)
+def test_bounds_and_spreads_hold_in_every_seed(criterion: Any, good: list[float], bad: list[float]) -> None:
+    def found(a: list[float], b: list[float]) -> Any:
+        values = {("m", "a"): dict(enumerate(a)), ("m", "b"): dict(enumerate(b))}
+        return judge(criterion, Results("f", "", "small", "", {}, {}, values))
+
+    level = [0.5, 0.5, 0.5]
+    assert found(good, level).met is True
+    assert found(bad, level).met is False, "one seed breaks it, whatever the mean"
+    assert found(good[:2], level).met is None, "too few seeds decide nothing"
+    assert found([], level).effects == {}
+    assert found([], level).met is None
 
 
 def test_changed_criteria_make_results_stale(made_up: MadeUp, tmp_path: Path) -> None:
@@ -301,7 +354,31 @@ def test_show_and_run_an_implemented_one(
     )
 
     assert main(["systems", "run", "7", "--out", str(tmp_path / "runs")]) == 0
-    folder = Path(capsys.readouterr().out.splitlines()[-1])
-    assert (folder / "done.txt").read_text() == "3"
+    out, err = capsys.readouterr()
+    folder = Path(out.splitlines()[-1])
+    assert (folder / "report.html").exists()
+    assert json.loads((folder / "study.json").read_text("utf-8"))["command"] == "optative systems run 7"
+    assert "ours higher than plain by 0.1 or more: open, 1 of 3 seeds" in err, "a quick study decides nothing"
+    assert main(["systems", "record", "7", str(folder)]) == 2
+    assert "not the full study" in capsys.readouterr().err
+
+    assert main(["systems", "run", "7", "--full", "--seeds", "0,1", "--out", str(tmp_path / "runs"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    study = json.loads((Path(found["folder"]) / "study.json").read_text("utf-8"))
+    assert (study["seeds"], study["command"]) == ([0, 1], "optative systems run 7 --full --seeds 0,1")
+    assert [finding["met"] for finding in found["findings"]] == [None, True]
+    assert main(["systems", "run", "7", "--full", "--out", str(tmp_path / "runs")]) == 0
+    out, err = capsys.readouterr()
+    assert "by 0.1 or more: met" in err
+    monkeypatch.setattr("optative.systems.record.keep.__defaults__", ("small", made_up.folder))
+    assert main(["systems", "record", "7", out.splitlines()[-1]]) == 0
+    assert made_up.verdict() == "reproduced", "what a study wrote is what the ledger reads"
+    assert main(["systems", "show", "7", "--json"]) == 0
+    gold = json.loads(capsys.readouterr().out.partition("\n")[2])["findings"][0]
+    assert gold["effects"] == pytest.approx({"0": 0.2, "1": 0.22, "2": 0.24})
+    assert gold["measured"] == pytest.approx({"ours": 0.92, "plain": 0.7})
+
+    assert main(["systems", "run", "7", "--seeds", "a,b"]) == 2
+    assert "numbers such as 0,1,2" in capsys.readouterr().err
     assert main(["systems", "run", "8"]) == 2
     assert "Implemented: 7 made-up." in capsys.readouterr().err

@@ -25,7 +25,7 @@ from optative.core.errors import BAD_INPUT, DONE, INTERRUPTED, OUR_FAULT, Optati
 PIPE_CLOSED = 141  # what shells report for a program whose reader went away (128 + SIGPIPE)
 ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS}  # not our fault, and the system's own sentence is clear
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-RESUMABLE = {"run", "align"}
+RESUMABLE = {"run", "align", "systems"}
 KEPT, AGAIN = "What is already written is kept", "run the same command to resume"
 
 

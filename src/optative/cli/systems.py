@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from optative.cli.output import print_json
+from optative.cli.output import console, print_json
 from optative.core.errors import InputError, nearest, unknown
 from optative.systems.catalogue import CATALOGUE, find
-from optative.systems.record import Entry
-from optative.systems.status import VERDICTS, Finding, Standing, standing
+from optative.systems.record import AnyCriterion, Bound, Criterion, Entry, results_of
+from optative.systems.status import VERDICTS, Finding, Standing, judge, standing
 
 app = typer.Typer(help="List, show and run the published systems.", add_completion=False, no_args_is_help=True)
 
@@ -46,9 +46,9 @@ def list_systems(
     print(f"{len(rows)} systems: " + ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name]))
 
 
-@app.command("show", epilog="Example: optative systems show 26")
+@app.command("show", epilog="Example: optative systems show 36")
 def show(which: Which, json: Json = False) -> None:
-    """Show what is published, what was measured here, and how the two differ."""
+    """Show what is published, what was measured here, how the two differ, and the verdict."""
     entry = find(which)
     state = standing(entry)
     if json:
@@ -59,33 +59,87 @@ def show(which: Which, json: Json = False) -> None:
     print(f"Measured here ({state.verdict}):" + ("" if state.findings else " nothing yet."))
     for finding in state.findings:
         print("  " + _words(finding))
+    if state.system is not None and not state.findings:
+        for criterion in state.system.criteria:
+            print(f"  {_asked(criterion)}: not run")
     for results in state.current:
         print(f"  from {results.file}: {results.command}")
     for results in state.stale:
         print(f"  {results.file} answers earlier criteria and does not count; run it again.")
     if state.system is not None:
         print(f"How they differ: {state.system.differs}")
-        if state.verdict == "negative":
+        if any(finding.met is False for finding in state.findings):
             print(f"Best explanation: {state.system.explanation or 'none yet.'}")
 
 
-@app.command("run", epilog="Example: optative systems run 26 --out runs")
+@app.command("run", epilog="Example: optative systems run 36 --full --seeds 0,1,2")
 def run(
     which: Which,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full study, which the criteria are for; without, the quick one.")
+    ] = False,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,2", help="Other seeds than the study's own.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which the study's own folder is made or resumed.")] = Path(
         "runs"
     ),
+    json: Json = False,
 ) -> None:
-    """Run a system's quick study."""
+    """Run a system's study and judge it by the system's criteria. The last line on stdout is the study's folder.
+
+    Cells that an earlier call computed are kept, also after `kill -9`: the same command goes on, other seeds add
+    cells. The folder holds study.json (raw results, one paired table) and report.html.
+    """
     entry = find(which)
+    module = _module(entry)
+    study = module.FULL if full else module.Study()
+    if seeds is not None:
+        study = study.model_copy(update={"seeds": _seeds(seeds)})
+    folder = out / f"system-{entry.number:02d}-{entry.name}{'-full' if full else ''}"
+    results = results_of(module.run(study, folder))
+    findings = [judge(criterion, results) for criterion in module.SYSTEM.criteria]
+    if json:
+        print_json({"folder": str(folder), "findings": [_finding(finding) for finding in findings]})
+        return
+    words = console(stderr=True)
+    for finding in findings:
+        words.print(_words(finding))
+    print(folder)
+
+
+@app.command("record", epilog="Example: optative systems record 36 runs/system-36-on-policy-suboptimal-full")
+def record(
+    which: Which,
+    folder: Annotated[Path, typer.Argument(help="The folder of a study that was run with --full.")],
+) -> None:
+    """Keep a full study's figures with the package, for the ledger (developers, in a checkout)."""
+    from optative.core.files import read_json
+    from optative.systems.record import command, keep
+
+    entry = find(which)
+    module = _module(entry)
+    if not (folder / "study.json").exists():
+        raise InputError("holds no finished study", file=folder)
+    study = read_json(folder / "study.json")
+    if study["command"] != (asked := command(entry.number, module.FULL, module.FULL)):
+        raise InputError("not the full study", file=folder, found=study["command"], expected=asked)
+    print(keep(entry, module.SYSTEM, study))
+
+
+def _module(entry: Entry) -> Any:
     if entry.module is None:
         raise InputError(f"system {entry.number}, {entry.name}, is not implemented yet", hint=_implemented(entry))
     from importlib import import_module
 
-    module = import_module(entry.module)
-    folder = out / f"system-{entry.number:02d}-{entry.name}"
-    module.run(module.Study(), folder)
-    print(folder)
+    return import_module(entry.module)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise InputError("not seeds", field="--seeds", found=text, expected="numbers such as 0,1,2") from None
 
 
 def _implemented(entry: Entry) -> str:
@@ -112,15 +166,7 @@ def _details(entry: Entry, state: Standing) -> dict[str, Any]:
     return {
         **_summary(entry, state),
         "citation": entry.citation,
-        "findings": [
-            {
-                **asdict(f.criterion),
-                "scale": f.scale,
-                "effects": {str(s): e for s, e in f.effects.items()},
-                "met": f.met,
-            }
-            for f in state.findings
-        ],
+        "findings": [_finding(finding) for finding in state.findings],
         "results": [
             {"file": r.file, "command": r.command, "hardware": r.hardware, "versions": r.versions}
             for r in state.current
@@ -131,10 +177,33 @@ def _details(entry: Entry, state: Standing) -> dict[str, Any]:
     }
 
 
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        **asdict(finding.criterion),
+        "kind": type(finding.criterion).__name__.lower(),
+        "scale": finding.scale,
+        "measured": finding.measured,
+        "effects": {str(seed): effect for seed, effect in finding.effects.items()},
+        "met": finding.met,
+    }
+
+
 def _words(finding: Finding) -> str:
     c, effects = finding.criterion, finding.effects
-    asked = f"{c.metric} ({finding.scale}): {c.arm} {c.direction} than {c.baseline} by {c.smallest_effect:g} or more"
-    if finding.met is None:
-        return f"{asked}: open, {len(effects)} of {c.seeds} seeds"
+    if not effects:
+        return f"{_asked(c)}: not run"
+    measured = ", ".join(f"{arm} {value:.3g}" for arm, value in finding.measured.items())
     sizes = ", ".join(f"{effect:+.3g}" for effect in effects.values())
-    return f"{asked}: {'met' if finding.met else 'not met'}, by seed {sizes}"
+    what = "by seed" if isinstance(c, Criterion) else "room to the limit by seed"
+    met = f"open, {len(effects)} of {c.seeds} seeds" if finding.met is None else "met" if finding.met else "not met"
+    scale = "" if finding.scale == "small" else f" ({finding.scale})"
+    return f"{_asked(c)}{scale}: {met}, {what} {sizes} (mean: {measured})"
+
+
+def _asked(c: AnyCriterion) -> str:
+    """A criterion in words."""
+    if isinstance(c, Criterion):
+        return f"{c.metric}: {c.arm} {c.direction} than {c.baseline} by {c.smallest_effect:g} or more"
+    if isinstance(c, Bound):
+        return f"{c.metric}: {c.arm} {c.direction.replace('_', ' ')} {c.limit:g}"
+    return f"{c.metric}: {', '.join(c.arms)} apart by at most {c.at_most:g}"

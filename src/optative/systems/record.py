@@ -5,24 +5,29 @@ Knows: shapes. Does not know: which systems exist (`catalogue`), verdicts (`stat
 A system is a module of this folder with
 
     SYSTEM = System(criteria=(Criterion(...), ...), differs="...")
-    class Study(Config): ...                 # its options; the defaults are the quick study
-    def run(study: Study, folder: Path): ... # heavy imports inside
+    class Study(StudyOptions): ...                             # the defaults are the quick study
+    FULL = Study(seeds=(0, 1, 2), ...)                         # the study that the criteria are for
+    def run(study: Study, folder: Path) -> dict[str, Any]: ... # `runs.study.study`; heavy imports inside
 
-Its results are package data, `results/<number>-<name>[-large].json`, written from a run and never by hand:
+Its results are package data, `results/<number>-<name>[-large].json`, written from a study (`optative systems record`)
+and never by hand:
 
-    {"system": 26, "criteria": "<hash>", "scale": "small" | "large", "command": "optative systems run 26",
-     "hardware": {...}, "versions": {...}, "results": [{"seed": 0, "arm": "...", "metric": "...", "value": 0.1}, ...]}
+    {"system": 26, "criteria": "<hash>", "scale": "small" | "large", "command": "optative systems run 26 --full",
+     "hardware": {...}, "versions": {...},
+     "results": [{"seed": 0, "arm": "...", "metric": "...", "value": 0.1, "interval": [0.0, 0.2] | null}, ...]}
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from optative.core.config import Config, Field
 from optative.core.errors import InputError
-from optative.core.files import read_json
+from optative.core.files import read_json, write_json
 from optative.core.ids import content_hash
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,13 +64,46 @@ class Criterion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """`metric` of `arm` is at least, or at most, `limit` in each of `seeds` or more seeds."""
+
+    metric: str
+    arm: str
+    direction: Literal["at_least", "at_most"]
+    limit: float
+    seeds: int
+
+    def __post_init__(self) -> None:
+        assert self.direction in ("at_least", "at_most"), f"{self.metric}: direction {self.direction!r}"
+        assert self.seeds >= 1, f"{self.metric}: no seeds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """`metric` of the largest and of the smallest of `arms` differ by `at_most` in each of `seeds` or more seeds."""
+
+    metric: str
+    arms: tuple[str, ...]
+    at_most: float
+    seeds: int
+
+    def __post_init__(self) -> None:
+        assert len(set(self.arms)) >= 2, f"{self.metric}: one arm has no spread"
+        assert self.at_most >= 0, f"{self.metric}: no spread is negative"
+        assert self.seeds >= 1, f"{self.metric}: no seeds"
+
+
+AnyCriterion = Criterion | Bound | Spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """What a system's module declares: what must hold, and how the study here differs from the published one.
 
     `explanation`: the best one there is for a criterion that was not met; shown beside a negative verdict.
     """
 
-    criteria: tuple[Criterion, ...]
+    criteria: tuple[AnyCriterion, ...]
     differs: str
     explanation: str = ""
 
@@ -76,6 +114,21 @@ class System:
     def hash(self) -> str:
         """Identity of the criteria: results that answer others are stale."""
         return content_hash([asdict(criterion) for criterion in self.criteria])
+
+
+class StudyOptions(Config):
+    """What every study of a system can be told."""
+
+    seeds: tuple[int, ...] = Field((0,), description="One cell an arm and seed; arms are paired inside a seed.")
+
+
+def command(number: int, study: StudyOptions, full: StudyOptions) -> str:
+    """The command line of a study; of options that no flag reaches, the Python call."""
+    for form, flag in ((type(study)(), ""), (full, " --full")):
+        if study == form.model_copy(update={"seeds": study.seeds}):
+            seeds = "" if study.seeds == form.seeds else " --seeds " + ",".join(map(str, study.seeds))
+            return f"optative systems run {number}{flag}{seeds}"
+    return f"{type(study).__module__}.run({study!r}, folder)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +160,42 @@ def _read(entry: Entry, path: Path) -> Results:
         )
     if raw["scale"] not in SCALES:
         raise InputError("unknown scale", file=path, field="scale", found=raw["scale"], expected=" or ".join(SCALES))
+    return Results(
+        path.name,
+        raw["criteria"],
+        raw["scale"],
+        raw["command"],
+        raw["hardware"],
+        raw["versions"],
+        _values(raw["results"], path),
+    )
+
+
+def results_of(study: Mapping[str, Any], scale: str = "small") -> Results:
+    """The figures of a study (`study.json`), to be judged before they are recorded, or instead."""
+    own = ("criteria", "command", "hardware", "versions")
+    criteria, command, hardware, versions = (study[name] for name in own)
+    return Results("this study", criteria, scale, command, hardware, versions, _values(study["levels"], "study.json"))
+
+
+def keep(entry: Entry, system: System, study: Mapping[str, Any], scale: str = "small", folder: Path = RESULTS) -> Path:
+    """Write the figures of a study to the system's results file, in place of what it held."""
+    if study["criteria"] != system.hash:
+        raise InputError("the study answers other criteria; run it again", file="study.json", field="criteria")
+    path = folder / f"{entry.number:02d}-{entry.name}{'-large' if scale == 'large' else ''}.json"
+    rows = [{name: row[name] for name in ("seed", "arm", "metric", "value", "interval")} for row in study["levels"]]
+    facts = {name: study[name] for name in ("criteria", "command", "hardware", "versions")}
+    write_json(path, {"system": entry.number, "scale": scale, **facts, "results": rows})
+    return path
+
+
+def _values(rows: Iterable[Mapping[str, Any]], file: Any) -> dict[tuple[str, str], dict[int, float]]:
     values: dict[tuple[str, str], dict[int, float]] = {}
-    for index, row in enumerate(raw["results"]):
+    for index, row in enumerate(rows):
         seeds = values.setdefault((row["metric"], row["arm"]), {})
         if row["seed"] in seeds:
-            raise InputError("the same seed twice", file=path, field=f"results.{index}.seed", found=row["seed"])
+            raise InputError("the same seed twice", file=file, field=f"results.{index}.seed", found=row["seed"])
         if not isinstance(row["value"], (int, float)) or not math.isfinite(row["value"]):
-            raise InputError("not a number", file=path, field=f"results.{index}.value", found=row["value"])
+            raise InputError("not a number", file=file, field=f"results.{index}.value", found=row["value"])
         seeds[row["seed"]] = float(row["value"])
-    return Results(path.name, raw["criteria"], raw["scale"], raw["command"], raw["hardware"], raw["versions"], values)
+    return values

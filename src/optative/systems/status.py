@@ -3,8 +3,9 @@
 Knows: criteria and per-seed values. Does not know: how they were measured.
 missing: no module. runs: a module, but no current results with seeds enough. negative: every criterion answered, one or
 more not met. reproduced: all met. scaled: reproduced, and all met again on a large model or GPU.
-A criterion is met when the mean paired effect over seeds reaches the smallest effect and no seed contradicts the sign;
-three seeds carry no normal interval, so none is computed.
+A difference is met when the mean paired effect over seeds reaches the smallest effect and no seed contradicts the
+sign; a bound or a spread when it holds in every seed. Three seeds carry no normal interval, so none is computed. A
+criterion without results is not run, and never reads as met.
 """
 
 from __future__ import annotations
@@ -13,21 +14,32 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from optative.systems.record import RESULTS, Criterion, Entry, Results, System, read_results
+from optative.systems.record import (
+    RESULTS,
+    AnyCriterion,
+    Bound,
+    Criterion,
+    Entry,
+    Results,
+    System,
+    read_results,
+)
 
 VERDICTS = ("missing", "runs", "negative", "reproduced", "scaled")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One criterion under one results file. `effects`: seed -> arm minus baseline, positive when as claimed.
+    """One criterion under one results file. `measured`: arm -> its mean over the seeds that count.
 
-    `met` is None as long as there are fewer paired seeds than the criterion asks for.
+    `effects`, by seed: of a difference, arm minus baseline, positive when as claimed; of a bound or a spread, the room
+    left to the limit, negative when it is broken. `met` is None as long as there are fewer seeds than asked for.
     """
 
-    criterion: Criterion
+    criterion: AnyCriterion
     scale: str
     effects: dict[int, float]
+    measured: dict[str, float]
     met: bool | None
 
 
@@ -54,17 +66,36 @@ def standing(entry: Entry, folder: Path = RESULTS) -> Standing:
     return Standing(verdict(findings), system, findings, current, stale)
 
 
-def judge(criterion: Criterion, results: Results) -> Finding:
-    """Compare arm and baseline seed by seed; a seed that only one of them has is not counted."""
-    arm = results.values.get((criterion.metric, criterion.arm), {})
-    baseline = results.values.get((criterion.metric, criterion.baseline), {})
-    sign = 1.0 if criterion.direction == "higher" else -1.0
-    effects = {seed: sign * (arm[seed] - baseline[seed]) for seed in sorted(arm.keys() & baseline.keys())}
+def judge(criterion: AnyCriterion, results: Results) -> Finding:
+    """Judge a criterion seed by seed; a seed that only one of its arms has is not counted."""
+    arms = arms_of(criterion)
+    values = [results.values.get((criterion.metric, arm), {}) for arm in arms]
+    seeds = sorted(set.intersection(*(set(own) for own in values)))
+    effects = {seed: _effect(criterion, [own[seed] for own in values]) for seed in seeds}
+    measured = {arm: sum(own[seed] for seed in seeds) / len(seeds) for arm, own in zip(arms, values) if seeds}
     met = None
     if len(effects) >= criterion.seeds:
-        mean = sum(effects.values()) / len(effects)
-        met = mean >= criterion.smallest_effect and min(effects.values()) > 0
-    return Finding(criterion, results.scale, effects, met)
+        if isinstance(criterion, Criterion):
+            mean = sum(effects.values()) / len(effects)
+            met = mean >= criterion.smallest_effect and min(effects.values()) > 0
+        else:
+            met = min(effects.values()) >= 0
+    return Finding(criterion, results.scale, effects, measured, met)
+
+
+def arms_of(criterion: AnyCriterion) -> tuple[str, ...]:
+    """The arms that a criterion speaks of, its own first."""
+    if isinstance(criterion, Criterion):
+        return criterion.arm, criterion.baseline
+    return (criterion.arm,) if isinstance(criterion, Bound) else criterion.arms
+
+
+def _effect(criterion: AnyCriterion, values: list[float]) -> float:
+    if isinstance(criterion, Criterion):
+        return (values[0] - values[1]) * (1.0 if criterion.direction == "higher" else -1.0)
+    if isinstance(criterion, Bound):
+        return (values[0] - criterion.limit) * (1.0 if criterion.direction == "at_least" else -1.0)
+    return criterion.at_most - (max(values) - min(values))
 
 
 def verdict(findings: tuple[Finding, ...]) -> str:
