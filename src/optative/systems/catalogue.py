@@ -335,7 +335,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2404.14367",
         claim="On-policy sampling and losses that push bad answers down help most where good answers are "
         "unlikely under the reference, and they add up.",
-        module=None,
+        module="optative.systems.on_policy_data",
     ),
     Entry(
         37,
