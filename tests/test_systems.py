@@ -381,4 +381,4 @@ def test_show_and_run_an_implemented_one(
     assert main(["systems", "run", "7", "--seeds", "a,b"]) == 2
     assert "numbers such as 0,1,2" in capsys.readouterr().err
     assert main(["systems", "run", "8"]) == 2
-    assert "Implemented: 7 made-up." in capsys.readouterr().err
+    assert "Implemented: 7 made-up" in capsys.readouterr().err

@@ -166,7 +166,11 @@ def paired_table(
                 for (which, seed), own in at.items()
                 if which == name and arm.baseline is not None and (arm.baseline, seed) in at
             ]
-            found = [_difference(seed, base, own, metric, about) for seed, base, own in both if metric in own["values"]]
+            found = [
+                _difference(seed, base, own, metric, about)
+                for seed, base, own in both
+                if metric in own["values"] and metric in base["values"]
+            ]
             if found:
                 signs = {(row["difference"] > 0) - (row["difference"] < 0) for row in found}
                 rows.append(

@@ -124,10 +124,13 @@ class StudyOptions(Config):
 
 def command(number: int, study: StudyOptions, full: StudyOptions) -> str:
     """The command line of a study; of options that no flag reaches, the Python call."""
-    for form, flag in ((type(study)(), ""), (full, " --full")):
+    forms = ((type(study)(), ""), (full, " --full"))
+    for form, flag in forms:
+        if study == form:
+            return f"optative systems run {number}{flag}"
+    for form, flag in forms:
         if study == form.model_copy(update={"seeds": study.seeds}):
-            seeds = "" if study.seeds == form.seeds else " --seeds " + ",".join(map(str, study.seeds))
-            return f"optative systems run {number}{flag}{seeds}"
+            return f"optative systems run {number}{flag} --seeds {','.join(map(str, study.seeds))}"
     return f"{type(study).__module__}.run({study!r}, folder)"
 
 
