@@ -202,14 +202,13 @@ def train(options: Mapping[str, Any], seed: int, world: World) -> Measured:
         if options["on_policy"]:
             k1 = max(k1, abs(off_policy(drawn, policy_SK)))
             assert k1 < 1e-9, f"answers were not drawn from the policy that trains on them: k1 = {k1:.3g}"
-        norm = 0.0
         for step in range(options["steps"]):
             optimizer.zero_grad()
             losses_U = losses(options["loss"], logits_SK.log_softmax(-1), torch.tensor(reference_SK), drawn)
-            if len(losses_U):
-                (losses_U.sum() / STATES).backward()
-                norm = norm if step else float(logits_SK.grad.norm())  # type: ignore[union-attr]
-                optimizer.step()
+            (losses_U.sum() / STATES).backward()  # zero where no pair is kept; a step is taken all the same
+            if step == 0:
+                norm = float(logits_SK.grad.norm())  # type: ignore[union-attr]
+            optimizer.step()
             steps += 1
         policy_SK = logits_SK.detach().log_softmax(-1).numpy()
         if refresh % max(1, options["refreshes"] // POINTS) == 0 or refresh == options["refreshes"] - 1:
