@@ -91,10 +91,11 @@ SYSTEM = System(
     "that are the true reward. The paper's language models are out of reach here; the length rewards on a tiny "
     "language model are not run yet, so that their criteria stay open. Sample reuse (claim 2) and wall-clock are not "
     "compared.",
-    explanation="The flows: the reverse flow moves a logit in proportion to the answer's own probability, so that a "
-    "rare target rises only after the rest has lost its mass; the forward flow pulls it up by q - p, almost 1, from "
-    "the first step. Mode seeking is quick at taking mass away, not at finding a rare answer. In the bandit the "
-    "negative gradient pays because samples, not the flow, find the answer.",
+    explanation="IPO and BoN offline: IPO is better in each seed, but by 0.075 where 0.08 was asked. After 600 steps "
+    "it still rises while BoN stands still (1,500 steps of a seed outside of the study: 0.52 against 0.30). Flows: the "
+    "reverse flow moves a logit in proportion to the answer's own probability, so that a rare target is hardly pulled "
+    "up at first, while the forward flow pulls it by q - p, almost 1, from the first step; the reverse flow takes 5 "
+    "times as many steps from 1e-3 and 163 times from 1e-5.",
 )
 
 

@@ -19,6 +19,7 @@ and never by hand:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from typing import Any, Literal
 
 from optative.core.config import Config, Field
 from optative.core.errors import InputError
-from optative.core.files import read_json, write_json
+from optative.core.files import read_json, write_text
 from optative.core.ids import content_hash
 
 RESULTS = Path(__file__).parent / "results"
@@ -188,7 +189,9 @@ def keep(entry: Entry, system: System, study: Mapping[str, Any], scale: str = "s
     path = folder / f"{entry.number:02d}-{entry.name}{'-large' if scale == 'large' else ''}.json"
     rows = [{name: row[name] for name in ("seed", "arm", "metric", "value", "interval")} for row in study["levels"]]
     facts = {name: study[name] for name in ("criteria", "command", "hardware", "versions")}
-    write_json(path, {"system": entry.number, "scale": scale, **facts, "results": rows})
+    head = json.dumps({"system": entry.number, "scale": scale, **facts}, indent=2, allow_nan=False)
+    lines = ",\n".join("    " + json.dumps(row, allow_nan=False) for row in rows)  # one a line, for people and diffs
+    write_text(path, f'{head[:-2]},\n  "results": [\n{lines}\n  ]\n}}\n')
     return path
 
 
