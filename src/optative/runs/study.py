@@ -33,6 +33,7 @@ from optative.runs.environment import hardware, moving_facts, versions
 from optative.runs.stages import Stages
 
 Numbers = float | Sequence[float]
+SIGNS = {1: "higher", -1: "lower", 0: "equal"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ def paired_table(
 ) -> list[dict[str, Any]]:
     """One row a metric and an arm with a baseline: inside each seed the paired difference and its interval.
 
-    `sign` is `higher` or `lower` where all seeds agree, else `mixed`; `mean` is that of the seeds' differences.
+    `sign` is `higher`, `lower` or `equal` where all seeds agree, else `mixed`; `mean` is that of the differences.
     """
     at = {(one["arm"], one["seed"]): one for one in cells}
     rows = []
@@ -179,7 +180,7 @@ def paired_table(
                         "arm": name,
                         "baseline": arm.baseline,
                         "mean": sum(row["difference"] for row in found) / len(found),
-                        "sign": {1: "higher", -1: "lower"}.get(signs.pop(), "mixed") if len(signs) == 1 else "mixed",
+                        "sign": SIGNS[signs.pop()] if len(signs) == 1 else "mixed",
                         "seeds": found,
                     }
                 )

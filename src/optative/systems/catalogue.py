@@ -473,7 +473,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2405.19534",
         claim="Preference-tuned models rank fewer than 60 % of common preference pairs right, and DPO turns "
         "few of the wrong ones.",
-        module=None,
+        module="optative.systems.preference_rankings",
     ),
     Entry(
         52,

@@ -28,7 +28,9 @@ def model_name(run: RunFolder) -> str:
 def asked(run: RunFolder) -> str:
     """What was asked, as the rest of a sentence that starts with "asked to"."""
     if run.kind == "align":
-        return "prefer the answers that were chosen in a file of preferences"
+        if _supervised(run):
+            return "give the answers of a file"
+        return "prefer the answers that were preferred in a file"
     objective = run.spec.get("objective")
     if isinstance(objective, str):
         objective = {objective: None}
@@ -39,6 +41,11 @@ def asked(run: RunFolder) -> str:
     )
 
 
+def _supervised(run: RunFolder) -> bool:
+    optimizer = run.spec.get("optimizer")
+    return isinstance(optimizer, Mapping) and "sft" in optimizer
+
+
 def figure(run: RunFolder, name: str, split: str) -> Mapping[str, Any] | None:
     """The row of `evaluation.json` with this metric and split."""
     return next((row for row in run.figures if row.get("name") == name and row.get("split") == split), None)
@@ -46,12 +53,16 @@ def figure(run: RunFolder, name: str, split: str) -> Mapping[str, Any] | None:
 
 def main_figure(run: RunFolder) -> Mapping[str, Any] | None:
     """The figure that answers whether the objective was met."""
-    for name in ("prompt_accuracy", "reward_accuracy", "ranking_accuracy"):
+    first = ("nll_per_token",) if _supervised(run) else ()
+    for name in (*first, "prompt_accuracy", "reward_accuracy", "ranking_accuracy", "label_accuracy"):
         for split in ("held_out", "ifeval"):
             if row := figure(run, name, split):
                 return row
     gains = [row for row in run.figures if words.metric(str(row.get("name"))).side == "gain"]
     return next(iter(gains or run.figures), None)
+
+
+_CHANCE = ("reward_accuracy", "label_accuracy")  # the base is at 50 % by definition
 
 
 def headline(run: RunFolder) -> str:
@@ -72,10 +83,12 @@ def headline(run: RunFolder) -> str:
         "prompt_accuracy": f"follows every instruction in {now} of {split}",
         "reward_accuracy": f"prefers the chosen answer in {now} of {split}; chance is 50{words.SPACE}%",
         "ranking_accuracy": f"ranks {now} of {split} as they were preferred",
+        "label_accuracy": f"moved {now} of {split} the way of their label; chance is 50{words.SPACE}%",
+        "nll_per_token": f"has a loss of {now} per token on {split}",
     }.get(name, f"reaches {now} ({words.metric(name).label.lower()}, {split})")
     if after is None:
         return f"Unsteered, {model} {does}."
-    was = f"; before, it was {words.amount(before, unit)}" if before is not None and name != "reward_accuracy" else ""
+    was = f"; before, it was {words.amount(before, unit)}" if before is not None and name not in _CHANCE else ""
     _, verdict = words.reading(name, row.get("interval"))
     unclear = " That is no clear change." if was and verdict in ("unclear", "unknown") else ""
     return f"Steered, {model} {does}{was}.{unclear}"
@@ -94,9 +107,10 @@ def lede(run: RunFolder) -> list[str]:
     if finite(row.get("difference")) is not None:
         level = finite(row.get("level")) or 0.95
         sure = f"{100 * level:g}{words.SPACE}% interval {words.interval(row.get('interval'), unit)}"
-        pairs = run.kind == "align"
-        n = words.count(int(row["n"]), "pair" if pairs else "prompt") if finite(row.get("n")) else "an unknown number"
-        both = "each scored by both models" if pairs else "each answered by both models"
+        scored = run.kind == "align"
+        item = {"nll_per_token": "answer", "label_accuracy": "answer"}.get(name, "pair" if scored else "prompt")
+        n = words.count(int(row["n"]), item) if finite(row.get("n")) else "an unknown number"
+        both = "each scored by both models" if scored else "each answered by both models"
         sentences.append(f"The difference is {difference} ({sure}) on {n}, {both}.")
     _, meaning = independence(run, row)
     who = listed(row.get("measured_by")) or "an unnamed judge"
@@ -122,7 +136,7 @@ def independence(run: RunFolder, row: Mapping[str, Any]) -> tuple[str, str]:
         str(row.get("independence")), ("not recorded", "how independent it is was not recorded")
     )
     if run.kind == "align" and row.get("independence") == "same_rule_held_out":
-        meaning = "the preferences that training used, on pairs that training never saw"
+        meaning = "the source that training learnt from, on records that training never saw"
     return label, meaning
 
 
@@ -300,7 +314,8 @@ def _listified(value: Any) -> Any:
 
 def split_of(run: RunFolder, row: Mapping[str, Any]) -> str:
     text = words.split_words(row.get("split"))
-    return text.replace("prompts", "pairs") if run.kind == "align" else text
+    items = {"nll_per_token": "answers", "label_accuracy": "answers", "label_margin": "answers"}
+    return text.replace("prompts", items.get(str(row.get("name")), "pairs")) if run.kind == "align" else text
 
 
 def capital(text: str) -> str:

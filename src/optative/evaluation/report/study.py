@@ -25,7 +25,12 @@ JUDGED = {
     "independent": "no training saw what judges it",
     "same_rule_held_out": "the rule of training, on what training did not see",
 }
-SIGNS = {"higher": "higher in each seed", "lower": "lower in each seed", "mixed": "the sign differs"}
+SIGNS = {
+    "higher": "higher in each seed",
+    "lower": "lower in each seed",
+    "equal": "equal in each seed",
+    "mixed": "the sign differs",
+}
 
 
 def study_page(found: Mapping[str, Any]) -> str:
@@ -88,7 +93,7 @@ def _differences(found: Mapping[str, Any]) -> dict[str, Any]:
             for row in found["table"]
             if row["metric"] == metric
         ]
-        if rows:
+        if any(row[3] != SIGNS["equal"] for row in rows):
             head = ["Arm", "Against", "Mean difference", "Sign", "By seed, with 95 % intervals over items"]
             tables.append((f"{metric} ({JUDGED.get(about['judged'], about['judged'])})", head, rows))
     intro = (

@@ -42,6 +42,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     "reward_accuracy": Metric("Pairs ordered right by reward", "share", 1, "gain", "implicit reward; chance is 50 %"),
     "reward_margin": Metric("Reward margin, chosen over rejected", "number", 1, "gain", "implicit reward"),
+    "label_accuracy": Metric(
+        "Answers moved the way of their label", "share", 1, "gain", "implicit reward; chance is 50 %"
+    ),
+    "label_margin": Metric("Reward in the way of the label", "number", 1, "gain", "implicit reward"),
+    "nll_per_token": Metric("Loss on the answers", "nats", -1, "gain", "negative log-likelihood per token"),
     "negative_flips": Metric("Right before, wrong after", "share", -1, "cost", "negative flips", to_base=True),
     "completion_tokens": Metric("Answer length", "tokens", 0, "cost", "mean tokens an answer"),
     "kl": Metric("Distance from the base", "nats", 0, "cost", "KL divergence", to_base=True),
@@ -50,6 +55,8 @@ METRICS: Mapping[str, Metric] = {
     "repetition": Metric("Repetition", "share", -1, "cost", "text that repeats itself"),
     "chosen_logp": Metric("Log-prob of chosen answers", "nats", 1, "cost", "falls when likelihood is displaced"),
     "rejected_logp": Metric("Log-prob of rejected answers", "nats", 0, "cost"),
+    "desirable_logp": Metric("Log-prob of desirable answers", "nats", 1, "cost", "falls when likelihood is displaced"),
+    "undesirable_logp": Metric("Log-prob of undesirable answers", "nats", 0, "cost"),
 }
 
 SPLITS = {
