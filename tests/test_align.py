@@ -222,9 +222,23 @@ def test_the_command_line_ends_with_the_folder(tiny: Path, tmp_path: Path, capsy
     path = pairs_file(tmp_path)
     command = ["align", str(path), "--model", str(tiny), "--out", str(tmp_path / "r"), "--set", "dpo.epochs=1"]
     assert main([*command, "--set", "held_out=0.3", "--set", "lora.rank=2"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "r")
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == str(tmp_path / "r")
+    assert "ranking_accuracy_per_token" in said.err  # a pipe gets whole names and numbers
     assert main([*command, "--set", "held_out=0.3", "--set", "lora.rank=2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "r")
+
+
+def test_records_of_another_kind_than_the_loss_needs_are_an_error(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{i}", "completion": "a", "label": True}) + "\n" for i in range(9)))
+    given = options(path, tiny, optimizer={"dpo": {"nll_weight": 0.1}})  # the NLL alone could use them
+    with pytest.raises(InputError, match="no record that dpo can use"):
+        align(given, out=tmp_path / "r", events=Silent())
+    with pytest.raises(InputError, match=r"optimizer\.dpo: reference_mix cannot act"):
+        align_options(path, model="m", format=None, seed=0, overrides=["dpo.reference_mix=0.3"])
+    with pytest.raises(InputError, match="not the loss of this run; expected --loss dpo"):
+        align_options(path, model="m", format=None, seed=0, overrides=["dpo.beta=1"], loss="kto")
 
 
 def test_mistyped_settings_name_the_right_ones(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_what_the_evaluation_writes_is_what_the_report_reads(folder: Path, tmp_p
     (run / "evaluation.json").write_text(json.dumps(assemble_ranking(pairs, beta=0.1)))
     words = Page(render_report(run)).words
     assert "prefers the chosen answer in 100.0 % of held‑out pairs; chance is 50 %" in words
-    assert "the preferences that training used, on pairs that training never saw" in words
+    assert "the source that training learnt from, on records that training never saw" in words
     assert "Pairs ranked as preferred" in words
 
 

@@ -20,17 +20,19 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: what a model or a person wrote is never read as markup."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_table(out: Console, table: Any) -> None:
     """A table as wide as it needs to be; pipes and narrow terminals get whole numbers, not cut ones."""
-    wide = out.options.update(max_width=1000)
-    out.print(table, width=max(out.width, out.measure(table, options=wide).maximum))
+    needed = out.measure(table, options=out.options.update(max_width=1000)).maximum
+    if needed > out.width:
+        out = console(stderr=out.stderr, width=needed)
+    out.print(table)
 
 
 def print_run(folder: Any, evaluation: dict[str, Any], as_json: bool) -> None:
@@ -47,7 +49,7 @@ def print_run(folder: Any, evaluation: dict[str, Any], as_json: bool) -> None:
         interval = "" if not m["interval"] or m["interval"][0] is None else "{:+.3f} to {:+.3f}".format(*m["interval"])
         table.add_row(m["name"], m["split"], *numbers, difference, interval, str(m["n"]))
     words = console(stderr=True)
-    words.print(table)
+    print_table(words, table)
     for warning in evaluation["warnings"]:
         words.print(f"warning: {warning['message']}")
     print(folder)

@@ -80,8 +80,11 @@ def _fault(cls: type[Config], error: Any, at: str, file: Any, lines: Mapping[str
     if error["type"] == "extra_forbidden":
         known = _known(cls, path[:-1])
         return InputError(unknown("key", path[-1], known), file=file, line=line, field=field)
-    message = str(error["msg"])
-    return InputError(message[:1].lower() + message[1:], file=file, line=line, field=field, found=error.get("input"))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "value_error" and isinstance(error.get("input"), Mapping):
+        return InputError(message, file=file, line=line, field=field)  # about several fields, which it names
+    return InputError(message, file=file, line=line, field=field, found=error.get("input"))
 
 
 def _known(cls: Any, path: list[str]) -> list[str]:

@@ -126,8 +126,8 @@ def implicit_beta(losses: Sequence[Term]) -> float:
 
 
 def usable(unit: Unit, losses: Sequence[Term]) -> bool:
-    """Does any of the losses learn from this record?"""
-    return any(rows(unit, 0, term.kind) for term in losses)
+    """Does the loss that was asked for learn from this record? The NLL beside it is no reason to keep one."""
+    return bool(rows(unit, 0, losses[0].kind))
 
 
 def _known(reference_C: torch.Tensor | None) -> torch.Tensor:

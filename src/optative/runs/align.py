@@ -244,15 +244,15 @@ def _split(
         events.warn(
             f"{len(refused)} records are left out because their prompt is too long, first in line {refused[0].line}"
         )
-    names = " and ".join(term.loss.name for term in losses)
+    loss = losses[0].loss.name
     if useless:
-        events.warn(f"{useless} records teach {names} nothing (ties, undecided, or not of the kind that it needs)")
+        events.warn(f"{useless} records teach {loss} nothing (ties, undecided, or not of the kind that it needs)")
     for part, found in (("training", training), ("held-out", held_out)):
         if not found[0]:
             hint = "More records, another --set held_out=0.2, or another seed."
-            raise InputError(
-                f"no record that {names} can use is left for the {part} part", file=options.file, hint=hint
-            )
+            if useless:
+                hint = "`optative data inspect` shows what the file holds, `optative explain` which loss takes what."
+            raise InputError(f"no record that {loss} can use is left for the {part} part", file=options.file, hint=hint)
     events.say(f"  {len(training[0])} records to train on, {len(held_out[0])} kept out")
     job.counts = {
         "records": table.counts.numbers(),

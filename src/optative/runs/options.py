@@ -100,4 +100,5 @@ def align_options(
             if not isinstance(at, dict):
                 raise InputError("is not a mapping", field=f"--set {path}", found=at)
         at[last] = yaml.safe_load(value)
+    one_named(OPTIMIZERS, raw["optimizer"], at="optimizer")  # its faults are told under the names of its options
     return parse(Align, raw)
