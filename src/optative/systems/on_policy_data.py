@@ -34,6 +34,8 @@ TEMPERATURE, MOST_WEIGHT = 0.2, 20.0  # of reward-weighted regression: exp(rewar
 LOSSES = ("BoN", "RWR", "REINFORCE", "DPO", "IPO")
 POINTS = 40  # of a curve
 STARTS, RATE, LONGEST = (1e-3, 1e-4, 1e-5), 0.1, 20_000  # of the flows
+RATIO = "steps to half the mass, reverse over forward"
+LENGTH = "tiny LM, share of the range from SFT to the minimum"
 
 
 def arm(sampling: str, loss: str, peak: int) -> str:
@@ -47,41 +49,20 @@ def flow_arm(start: float) -> str:
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines. `both losses`, `every method`: BoN and IPO, offline and on-policy."""
     four = tuple(arm(sampling, loss, ALIGNED) for sampling in ("offline", "on-policy") for loss in ("BoN", "IPO"))
-    higher: dict[str, Any] = {"metric": "reward", "direction": "higher", "seeds": 5}
-    pays = (
-        Criterion(arm=arm("on-policy", loss, TAIL), baseline=arm("offline", loss, TAIL), smallest_effect=0.3, **higher)
-        for loss in ("BoN", "IPO")
-    )
-    negative = Criterion(
-        arm=arm("offline", "IPO", TAIL), baseline=arm("offline", "BoN", TAIL), smallest_effect=0.08, **higher
-    )
-    aligned = (Bound(metric="reward", arm=name, direction="at_least", limit=0.9, seeds=5) for name in four)
-    flows = (
-        Bound(
-            metric="steps to half the mass, reverse over forward",
-            arm=flow_arm(start),
-            direction="at_most",
-            limit=0.5,
-            seeds=5,
+
+    def higher(own: str, baseline: str, effect: float, metric: str = "reward", seeds: int = 5) -> Criterion:
+        return Criterion(
+            metric=metric, arm=own, baseline=baseline, smallest_effect=effect, direction="higher", seeds=seeds
         )
-        for start in STARTS
-    )
-    length = "tiny LM, share of the range from SFT to the minimum"
+
     return (
-        *pays,
-        negative,
-        *aligned,
+        *(higher(arm("on-policy", loss, TAIL), arm("offline", loss, TAIL), 0.3) for loss in ("BoN", "IPO")),
+        higher(arm("offline", "IPO", TAIL), arm("offline", "BoN", TAIL), 0.08),
+        *(Bound(metric="reward", arm=name, direction="at_least", limit=0.9, seeds=5) for name in four),
         Spread(metric="reward", arms=four, at_most=0.08, seeds=5),
-        *flows,
-        Criterion(
-            metric=f"{length}, minimal length",
-            arm="online DPO",
-            baseline="offline DPO",
-            smallest_effect=0.15,
-            direction="higher",
-            seeds=3,
-        ),
-        Spread(metric=f"{length}, modal length", arms=("online DPO", "offline DPO"), at_most=0.05, seeds=3),
+        *(Bound(metric=RATIO, arm=flow_arm(start), direction="at_most", limit=0.5, seeds=5) for start in STARTS),
+        higher("online DPO", "offline DPO", 0.15, f"{LENGTH}, minimal length", 3),
+        Spread(metric=f"{LENGTH}, modal length", arms=("online DPO", "offline DPO"), at_most=0.05, seeds=3),
     )
 
 
@@ -144,10 +125,10 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     }
     arms |= {flow_arm(start): Arm(options={"start": start}, panel="flows") for start in STARTS}
     found = ("kl to reference", "kl from reference", "entropy", "largest k1 at the first step", "tail index")
-    flows = ("reverse over forward", "forward", "reverse")
     metrics = {"reward": Metric("same_rule_held_out", (0.0, 1.0))}
     metrics |= {name: Metric("independent") for name in (*found, "reward queries", "gradient steps")}
-    metrics |= {f"steps to half the mass, {name}": Metric("independent") for name in flows}
+    flows = (RATIO, "steps to half the mass, forward", "steps to half the mass, reverse")
+    metrics |= {name: Metric("independent") for name in flows}
     return run_study(
         folder,
         name="on-policy-suboptimal",
@@ -337,7 +318,7 @@ def time_flows(start: float, seed: int) -> Measured:
         curves[f"share arrived, {direction}"] = (shown.tolist(), share[shown].tolist())
     ratio = taken["reverse"] / taken["forward"]
     values = {f"steps to half the mass, {direction}": float(steps) for direction, steps in taken.items()}
-    return Measured(values | {"steps to half the mass, reverse over forward": ratio}, curves=curves)
+    return Measured(values | {RATIO: ratio}, curves=curves)
 
 
 def _note(curves: dict[str, tuple[list[int], list[float]]], step: float, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""51. Preference training does not teach rankings: what it can turn, and what it cannot (Chen et al., arXiv:2405.19534).
+"""51. Preference training does not teach rankings: what it can turn and what not (Chen et al. 2024, arXiv:2405.19534).
 
 Own code here: the identities (part A of the study), which need no model. Shared: rankings and bounds
 (`evaluation.pairs`), losses (`optimizers.losses`), cells and pairing (`runs.study`).
