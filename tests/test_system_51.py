@@ -30,7 +30,7 @@ def shares_as_odds(shares: Any, epsilon: float = 1e-3) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"), [("required_loss", loss_without_reference), ("log_odds", shares_as_odds)], ids=str
+    ("name", "fault"), [("required_loss", loss_without_reference), ("log_odds", shares_as_odds)], ids=("bound", "odds")
 )
 def test_identities_hold_and_fail_with_a_fault(name: str, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     identities_hold()
