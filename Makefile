@@ -3,7 +3,7 @@
 #   make demo        the whole loop on a real model, in one command
 #   make test        the tests (make test-slow: those that take minutes)
 #   make lint        style and types
-#   make bench       the benchmarks
+#   make bench       the benchmarks, printed and stored (about half an hour; the first time an hour)
 #   make clean       remove .venv and caches; runs/ stays
 #
 # PYTHON=/path/to/python3.12 picks the interpreter (3.11 or newer), PIP_ARGS="..." is passed to every pip call,
@@ -41,7 +41,9 @@ lint: $(READY_DEV)
 	$(BIN)/python -m mypy
 
 bench: $(READY_DEV)
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/startup.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/rollouts.py
+	$(BIN)/python benchmarks/training.py --pairs 24 --search-pairs 8
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

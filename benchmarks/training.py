@@ -1,12 +1,12 @@
 """Preference training against TRL's DPOTrainer on the same machine: speed, memory, and the share of the ceiling.
 
-.venv/bin/python benchmarks/training.py [--quick] [--search] [--table NAME ...]
+.venv/bin/python benchmarks/training.py [--quick] [--search] [--table NAME ...] [--pairs N] [--search-pairs N]
 
 Both programs train SmolLM2-135M with DPO for one epoch of the pairs in `lengths.json`, reference pass included, each
 in a process of its own, in turn. Seconds run from encoded pairs to the end of the last step. Memory is the highest
 resident size after the model was loaded, above the one then. `--search` looks for TRL's best settings on this machine
-and stores all that it tried; without it the stored ones are used. `--quick` takes 32 pairs and 3 equal steps and stores
-nothing.
+and stores all that it tried; without it the stored ones are used. `--quick` takes 16 pairs and 3 equal steps, searches
+nothing and stores nothing. Seconds of the processor are given too: beside other work they are the fairer ones.
 
 The ceiling of a program is the number of operations that its way of computing needs (multiplications and additions of
 matrix products; ours lays a shared prompt out once, TRL pads rows), at the rate that this machine reaches on products
@@ -33,9 +33,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training.json"
 MODEL = "smollm2-135m-instruct"
 RANK, BETA, RATE = 16, 0.1, 1e-4
-PAIRS, QUICK_PAIRS = 256, 32
+PAIRS, SEARCH_PAIRS, QUICK_PAIRS = 256, 32, 16
 PAIRS_PER_STEP = 8  # TRL's default
-EQUAL_STEPS = 20
+EQUAL_STEPS, EQUAL_PAIRS_PER_STEP = 20, 2
 
 # Bars: pairs per second over TRL's defaults and over its best settings, and peak memory over that of either.
 BARS = {
@@ -111,10 +111,10 @@ class Meter:
         }
 
 
-def in_our_order(pairs: list[Any], seed: int = 0) -> list[Any]:
+def in_our_order(pairs: list[Any], pairs_per_step: int) -> list[Any]:
     from optative.training.batches import step_plan
 
-    return [pairs[i] for step in step_plan(len(pairs), PAIRS_PER_STEP, 1, seed) for i in step]
+    return [pairs[i] for step in step_plan(len(pairs), pairs_per_step, 1, 0) for i in step]
 
 
 def run_ours(job: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
         learning_rate=RATE,
         schedule="constant",
         warmup_ratio=0,
-        units_per_step=PAIRS_PER_STEP,
+        units_per_step=job.get("pairs_per_step", PAIRS_PER_STEP),
         checkpoint_every=10**6,
         **job["settings"],
     )
@@ -184,7 +184,7 @@ def run_trl(job: dict[str, Any]) -> dict[str, Any]:
     shape = Shape(model.config, job["method"])
     pairs = encoded_pairs(tokenizer, job["pairs"])
     if job.get("adapter"):
-        pairs = in_our_order(pairs)
+        pairs = in_our_order(pairs, job["pairs_per_step"])
     rows = []
     for pair in pairs:
         prompt, chosen, rejected = (tokenizer.decode(ids).removesuffix(tokenizer.eos_token) for ids in pair)
@@ -338,7 +338,9 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
         if line.startswith("RESULT "):
             found = json.loads(line.removeprefix("RESULT "))
             found["settings"] = job["settings"]
+            found |= {"pairs": job["pairs"], "threads": job["threads"]}
             found["pairs_per_second"] = job["pairs"] / found["seconds"]
+            found["pairs_per_cpu_second"] = job["pairs"] / found["cpu_seconds"]
             found["share"] = found["operations"] / found["seconds"] / found["rate"]
             found["ceiling_pairs_per_second"] = job["pairs"] * found["rate"] / found["operations"]
             return found
@@ -372,15 +374,14 @@ def search(method: str, half: bool, threads: int, pairs: int) -> dict[str, Any]:
 def equal_steps(threads: int, steps: int) -> dict[str, Any]:
     """Losses of both programs on the same pairs in each step, from the same adapter, in float32."""
     with tempfile.TemporaryDirectory() as folder:
-        job = {"method": "lora", "dtype": "float32", "threads": threads, "pairs": steps * PAIRS_PER_STEP}
-        job["adapter"] = f"{folder}/adapter"
+        job = {"method": "lora", "dtype": "float32", "threads": threads, "pairs": steps * EQUAL_PAIRS_PER_STEP}
+        job |= {"adapter": f"{folder}/adapter", "pairs_per_step": EQUAL_PAIRS_PER_STEP}
         ours = launch({**job, "program": "ours", "settings": {}})["losses"]
         settings = {
             "train_sampling_strategy": "sequential",
             "lr_scheduler_type": "constant",
             "logging_steps": 1,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": PAIRS_PER_STEP // 2,
+            "per_device_train_batch_size": EQUAL_PAIRS_PER_STEP,
         }
         theirs = launch({**job, "program": "trl", "settings": settings})["losses"]
     return {
@@ -398,11 +399,15 @@ def table(name: str, pairs: int, threads: int, best: dict[str, Any]) -> dict[str
     defaults = launch({**job, "program": "trl", "settings": {"bf16": True} if half else {}})
     programs = {"optative": ours, "TRL best": fast, "TRL defaults": defaults}
     print(f"\n{name}, {pairs} pairs, {threads} threads")
-    print(f"{'':14}{'pairs/s':>9}{'ours is':>9}{'peak MB':>9}{'of theirs':>10}{'ceiling':>9}{'reached':>9}{'Gop/s':>8}")
+    print(
+        f"{'':14}{'pairs/s':>9}{'ours is':>9}{'by CPU':>9}{'peak MB':>9}{'of theirs':>10}"
+        f"{'ceiling':>9}{'reached':>9}{'Gop/s':>8}"
+    )
     for label, found in programs.items():
         print(
             f"{label:14}{found['pairs_per_second']:9.3f}"
             f"{ours['pairs_per_second'] / found['pairs_per_second']:8.2f}x"
+            f"{ours['pairs_per_cpu_second'] / found['pairs_per_cpu_second']:8.2f}x"
             f"{found['peak_bytes'] / 1e6:9.0f}{ours['peak_bytes'] / found['peak_bytes']:10.2f}"
             f"{found['ceiling_pairs_per_second']:9.3f}{found['share']:9.0%}{found['rate'] / 1e9:8.0f}",
             flush=True,
@@ -412,39 +417,45 @@ def table(name: str, pairs: int, threads: int, best: dict[str, Any]) -> dict[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs, nothing is stored")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs, no search, nothing is stored")
     parser.add_argument("--search", action="store_true", help="look for TRL's best settings first")
     parser.add_argument("--table", action="append", choices=[*BARS, "equal steps"], help="only this one")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, help=f"pairs of each table; default {PAIRS}, all of them")
+    parser.add_argument("--search-pairs", type=int, default=SEARCH_PAIRS, help="pairs of each trial of the search")
     options = parser.parse_args()
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    wanted = options.table or [*BARS, "equal steps"]
-    for name in wanted:
+    for name in options.table or [*BARS, "equal steps"]:
         if name == "equal steps":
             found = equal_steps(options.threads, 3 if options.quick else EQUAL_STEPS)
             print(f"\nlosses on equal steps differ by at most {found['largest_difference']:.1e} (bar {EQUAL_WITHIN})")
             stored[name] = found
-            continue
-        searches = stored.setdefault("searches", {})
-        if options.search or name not in searches:
-            print(f"\nsearching TRL's best settings: {name}", flush=True)
-            searches[name] = search(name.split()[0], name.endswith("best dtype"), options.threads, QUICK_PAIRS)
-        stored.setdefault("tables", {})[name] = table(
-            name, QUICK_PAIRS if options.quick else PAIRS, options.threads, searches[name]["settings"]
-        )
-    if options.quick:
-        return 0
+        else:
+            half, searches = name.endswith("best dtype"), stored.setdefault("searches", {})
+            if not options.quick and (options.search or name not in searches):
+                print(f"\nsearching TRL's best settings: {name}", flush=True)
+                searches[name] = search(name.split()[0], half, options.threads, options.search_pairs)
+            best = searches[name]["settings"] if name in searches else START | (HALF[0] if half else {})
+            pairs = options.pairs or (QUICK_PAIRS if options.quick else PAIRS)
+            stored.setdefault("tables", {})[name] = table(name, pairs, options.threads, best)
+        if not options.quick:
+            store(stored, options.threads)
+    found_missed = missed(stored)
+    for line in found_missed:
+        print("missed:", line)
+    return 1 if found_missed and not options.quick else 0
+
+
+def store(stored: dict[str, Any], threads: int) -> None:
+    """Write what is known so far; a call that is cut off keeps its finished tables."""
     stored |= {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": {"processor": processor(), "threads": options.threads, "platform": platform.platform()},
+        "hardware": {"processor": processor(), "threads": threads, "platform": platform.platform()},
         "versions": {p: version(p) for p in ("optative", "torch", "transformers", "peft", "trl")},
         "bars": BARS | {"equal steps": EQUAL_WITHIN, "share in float32": SHARE_FLOAT32},
         "missed": missed(stored),
     }
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
-    for line in stored["missed"]:
-        print("missed:", line)
-    return 1 if stored["missed"] else 0
 
 
 def missed(stored: dict[str, Any]) -> list[str]:
