@@ -18,7 +18,7 @@ from optative.optimizers.options import Preference
 from optative.optimizers.preference import micro_loss, reference_sums, step_micros
 from optative.optimizers.terms import Term
 from optative.optimizers.units import Units
-from optative.runs.environment import peak_memory_bytes
+from optative.runs.environment import peak_memory_bytes, resident_bytes
 
 SAMPLE = 24  # units that are timed; they are spread evenly over the lengths
 
@@ -41,8 +41,10 @@ def estimate(
 ) -> Estimate:
     """Time the steps of a few units, forward and backward, and scale by tokens; no weight changes.
 
-    tokens: of each unit, prompt and completions. What is added for steps: two moments for each trained number.
+    tokens: of each unit, prompt and completions. What is added for steps: two moments for each trained number. At the
+    end the model is written in float32, from a copy, and read back: the peak may be there.
     """
+    at_the_end = resident_bytes() + 2 * 4 * sum(p.numel() for p in lm.model.parameters())
     by_length = sorted(range(len(units)), key=lambda i: tokens[i])
     places = {round(k * (len(units) - 1) / max(1, SAMPLE - 1)) for k in range(SAMPLE)}
     some = [by_length[place] for place in sorted(places)]
@@ -65,4 +67,4 @@ def estimate(
     release()
     scale = sum(tokens) / sampled
     moments = sum(2 * p.numel() * p.element_size() for p in parameters)
-    return Estimate(scale * (options.epochs * training + (scoring if needed else 0.0)), peak + moments)
+    return Estimate(scale * (options.epochs * training + (scoring if needed else 0.0)), max(peak + moments, at_the_end))
