@@ -67,16 +67,25 @@ SELECTORS: dict[str, Callable[[Scores, Sequence[int], int, Sequence[object]], Se
 
 
 def without_unfinished(scores: Scores, unfinished: Sequence[bool], rule: Unfinished) -> Scores:
-    """Scores in which the completions that were cut at the token limit cannot win.
+    """Scores in which the completions that were cut at the token limit cannot beat one that was not.
 
-    A small model's endless lists often pass a rule by accident; chosen, they teach it never to stop.
+    A small model's endless lists often pass a rule by accident; chosen, they teach it never to stop. `lose`: they keep
+    their own score where it is below that of all others, so that they can only be rejected; `leave_out`: they have
+    none; `reject`: they follow nothing.
 
-    >>> without_unfinished([1.0, 0.5], [True, False], "leave_out")
-    [None, 0.5]
+    >>> without_unfinished([1.0, 0.5, 0.0], [True, False, True], "lose")
+    [None, 0.5, 0.0]
     """
     if rule == "keep":
         return scores
-    return [(None if rule == "leave_out" else 0.0) if cut else s for s, cut in zip(scores, unfinished, strict=True)]
+    finished = [s for s, cut in zip(scores, unfinished, strict=True) if s is not None and not cut]
+
+    def worth(score: float | None) -> float | None:
+        if score is None or rule == "leave_out" or not finished:
+            return None
+        return 0.0 if rule == "reject" else score if score < min(finished) else None
+
+    return [worth(s) if cut else s for s, cut in zip(scores, unfinished)]
 
 
 def _closest(

@@ -89,6 +89,8 @@ def practise(
             cut_off = [row["finish_reason"] == "length" for row in rows]
             scores = without_unfinished(record.relation.values, cut_off, asked.unfinished)
             chosen = SELECTORS[asked.select](scores, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id])
+            if asked.unfinished != "keep":  # of two cut ones neither is an example
+                chosen = [pair for pair in chosen if not cut_off[pair[0]]]
             without += not chosen
             cut_winners += sum(cut_off[best] for best, _, _ in chosen)
             ids = prompt_ids(lm, prompt, job.rule, asked.max_new_tokens, cut)
