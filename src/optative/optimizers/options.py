@@ -24,7 +24,7 @@ class Preference(StepOptions):
     """What every loss has: how steps are made and when they are measured."""
 
     token_budget: int = Field(
-        1024, ge=16, description="Tokens of one packed forward; a matter of speed and memory only."
+        768, ge=16, description="Tokens of one packed forward; a matter of speed and memory only."
     )
     eval_every: int = Field(
         0, ge=0, description="Steps between measurements on held-out units; 0: only at the end of a round."
