@@ -163,7 +163,12 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
         found = meter.read()
     shape = Shape(lm.model.config if job["method"] == "full" else lm.model.get_base_model().config, job["method"])
     operations = sum(shape.shared(len(p), (len(c), len(r))) for p, c, r in pairs)
-    return {**found, "losses": losses, "operations": operations, "rate": shape.rate(job["dtype"], options.token_budget)}
+    return {
+        **found,
+        "losses": losses,
+        "operations": operations,
+        "rate": shape.rate(str(lm.dtype).removeprefix("torch."), options.token_budget),
+    }
 
 
 def run_trl(job: dict[str, Any]) -> dict[str, Any]:
@@ -435,6 +440,7 @@ def main() -> int:
             if not options.quick and (options.search or name not in searches):
                 print(f"\nsearching TRL's best settings: {name}", flush=True)
                 searches[name] = search(name.split()[0], half, options.threads, options.search_pairs)
+                store(stored, options.threads)
             best = searches[name]["settings"] if name in searches else START | (HALF[0] if half else {})
             pairs = options.pairs or (QUICK_PAIRS if options.quick else PAIRS)
             stored.setdefault("tables", {})[name] = table(name, pairs, options.threads, best)
