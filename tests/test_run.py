@@ -137,6 +137,7 @@ def fsync(handle):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(handle)
 os.fsync = fsync
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 optative.run(Path(sys.argv[1]), out=sys.argv[2], events=Silent())
 print(count)
 """
