@@ -26,7 +26,7 @@ from torch.nn.functional import linear, rms_norm, silu
 from optative.generators.language.attention import PackLayout, Settings, backbone_of, run_backbone, why_no_layout
 from optative.generators.language.packing import Group, Pack
 
-KEPT_BYTES = 1 << 29  # what the layers of one forward may keep for the backward; beyond it a layer is computed twice
+KEPT_BYTES = 3 << 27  # what the layers of one forward may keep for the backward; beyond it a layer is computed twice
 _PARTS = {
     "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
