@@ -24,14 +24,14 @@ from optative.generators.options import LoraOptions
 from optative.runs.diagnose import Length, diagnose_curves, diagnose_pairs
 from report_folder import NASTY
 from test_report import Page
-from test_report_browser import CONTRAST, browser  # noqa: F401  (a fixture)
+from test_report_browser import CONTRAST
 from tiny_models import save_tiny_model
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("models")
-    return tuple(str(save_tiny_model(folder / n, seed=s)) for s, n in enumerate(("tuned", "start")))  # type: ignore[return-value]
+    return str(save_tiny_model(folder / "tuned", seed=0)), str(save_tiny_model(folder / "start", seed=1))
 
 
 def records(n: int = 12) -> list[dict[str, Any]]:
@@ -347,7 +347,7 @@ def test_curves_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark")])
-def test_the_page_is_readable_on_every_screen(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_the_page_is_readable_on_every_screen(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     (tmp_path / "report.html").write_text(pairs_page(fake(80)))
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page, messages = context.new_page(), []

@@ -30,7 +30,7 @@ from optative.generators.language.packing import Group, plan
 from optative.generators.language.score import score_pack
 from optative.generators.options import LoraOptions
 from optative.training.batches import step_plan
-from optative.training.distribution import World, clip_gradients, gather_units, sharded, sum_gradients, world
+from optative.training.distribution import World, clip_gradients, sharded, sum_gradients, world
 from optative.training.engine import MicroResult, train
 from optative.training.options import StepOptions
 from tiny_models import save_tiny_model
@@ -81,10 +81,12 @@ def run(
             spares = max(world().every(len(micros))) - len(micros)
             firsts = [pair_logps(lm, pack) for pack, *_ in micros + micros[:1] * spares][: len(micros)]
         logps = torch.cat(firsts) if firsts else torch.zeros(0, 2)
-        step = gather_units(logps, [unit for _, mine, _ in micros for unit in mine])
-        values = step.values.requires_grad_()
+        indices = [unit for _, mine, _ in micros for unit in mine]
+        of_unit = {unit: row for part in world().every(dict(zip(indices, logps))) for unit, row in part.items()}
+        order = sorted(of_unit)
+        values = torch.stack([of_unit[unit] for unit in order]).requires_grad_()
         (slopes,) = torch.autograd.grad(sorted_loss(values), values)
-        shares = slopes[step.rows].split([len(mine) for _, mine, _ in micros])
+        shares = slopes[[order.index(unit) for unit in indices]].split([len(mine) for _, mine, _ in micros])
         return [(pack, mine, share) for (pack, mine, _), share in zip(micros, shares)]
 
     def loss(micro: Any, num_units: int) -> MicroResult:
@@ -235,7 +237,7 @@ def test_one_process_reads_the_checkpoint_of_two(place: Path, one: Any, two: Any
 
 def test_helpers_in_two_processes(two: Any) -> None:
     found = two["helpers"]
-    assert found["gathered"] == ([[10.0], [20.0], [30.0]], [1, 2, 3], [[0, 2], [0, 1]])
+    assert found["gathered"] == [{3: 30.0, 1: 10.0}, {2: 20.0, 1: 10.0}]
     assert found["norm"] == pytest.approx(5.0)
     assert found["clipped"] == pytest.approx([0.6, 0.8, 0.0], rel=1e-5)
     assert found["seeds_differ"]
@@ -266,8 +268,6 @@ def test_one_process_is_the_case_of_size_one() -> None:
     here = world()
     assert (here.rank, here.size, here.is_main) == (0, 1, True)
     assert (here.every(3), here.first(3)) == ([3], 3)
-    found = gather_units(torch.tensor([[1.0], [2.0]]), [7, 4])
-    assert (found.values.tolist(), found.indices, found.rows) == ([[2.0], [1.0]], [4, 7], [1, 0])
     with pytest.raises(InputError, match="shard: cannot act: there is one process"), sharded(torch.nn.Linear(1, 1), []):
         pass
 
@@ -299,8 +299,7 @@ def helpers(folder: Path) -> dict[str, Any]:
     from optative.training.engine import _dropout_keyed
 
     here = world()
-    mine = ([3, 1], [[30.0], [10.0]]) if here.is_main else ([2, 1], [[20.0], [10.0]])
-    units = gather_units(torch.tensor(mine[1]), mine[0])
+    mine = {3: 30.0, 1: 10.0} if here.is_main else {2: 20.0, 1: 10.0}
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(4)]
     weights[0].grad = torch.tensor([1.0]) if here.is_main else torch.tensor([2.0])
     if not here.is_main:
@@ -322,7 +321,7 @@ def helpers(folder: Path) -> dict[str, Any]:
             errors[name] = str(error)
     everyone = here.every(drawn)
     return {
-        "gathered": (units.values.tolist(), units.indices, here.every([units.rows[1], units.rows[0]])),
+        "gathered": here.every(mine),
         "norm": norm,
         "clipped": [float(w.grad) for w in weights[:3] if w.grad is not None],
         "seeds_differ": everyone[0] != everyone[1],

@@ -136,6 +136,7 @@ def test_an_option_that_cannot_act_is_an_error(tmp_path: Path, options: dict[str
 
 def test_patience_that_can_act_is_no_error(tmp_path: Path) -> None:
     walk(tmp_path, early_stopping=1, keep_best=True, every=10)
+    assert (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

@@ -26,7 +26,6 @@ from optative.optimizers.preference import (
     pack_units,
     reference_sums,
     step_micros,
-    sum_of_terms,
     sums_of,
     train_preferences,
 )
@@ -115,7 +114,7 @@ def plain_gradient(lm, units: list[Unit], name: str, options: Preference, kl: to
     with torch.no_grad(), starting_point(lm):
         start = plain_sums(lm, units).logps_C
     sums = Sums(own.logps_C, start, own.tokens_C)
-    value = sum_of_terms(terms(name, options), units, sums, kl) / len(units)
+    value = torch.stack([term.total(units, sums, kl=kl) for term in terms(name, options)]).sum() / len(units)
     parameters = trained_parameters(lm)
     gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return {"": value.detach(), **dict(zip(parameters, gradients))}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,6 @@ from optative.evaluation.report import write_report
 from report_folder import build
 
 pytestmark = pytest.mark.browser
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
 VIEWS = [(width, scheme) for width in (375, 1280) for scheme in ("light", "dark")]
 
 # Smallest contrast (WCAG 2) of any text a reader sees, with its element; backgrounds are looked up through ancestors.
@@ -37,17 +30,6 @@ CONTRAST = """() => {
     if (ratio < worst[0]) worst = [ratio, e.outerHTML.slice(0, 120), n.textContent.trim().slice(0, 40)];
   }
   return worst }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as running:
-        found = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

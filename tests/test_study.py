@@ -175,6 +175,9 @@ def test_killed_at_any_moment_it_goes_on_with_equal_numbers(tmp_path: Path, left
     assert not (tmp_path / "killed" / "study.json").exists()
     found = run(tmp_path / "killed")
     assert not list((tmp_path / "killed" / "cells").glob(".*")), "half-written files are cleared away"
-    strip = lambda found: [{k: v for k, v in one.items() if k not in ("seconds", "key")} for one in found["cells"]]  # noqa: E731
+
+    def strip(found: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in one.items() if k not in ("seconds", "key")} for one in found["cells"]]
+
     assert strip(found) == strip(run(tmp_path / "whole"))
     assert same(found)[1:] == same(run(tmp_path / "whole"))[1:]

@@ -24,6 +24,9 @@ from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group, Pack, plan
 from optative.generators.language.score import score_pack
 from optative.generators.language.trained import starting_point, trained_parameters
+from optative.optimizers.losses.pairs import implicit_rewards
+from optative.optimizers.losses.reduction import step_mean
+from optative.optimizers.losses.unpaired import reference_point
 from optative.optimizers.losses.weights import alignment, desensitise, wpo
 from optative.optimizers.options import Preference
 from optative.optimizers.reference import MovingReference
@@ -217,7 +220,7 @@ def micro_loss(
         value = (micro.slopes_C * sums.logps_C).sum()
         value = value - value.detach() + micro.value
     else:
-        value = sum_of_terms(losses, own, sums, micro.kl) / num_units
+        value = step_loss(losses, own, sums, num_units, micro.kl)
     measured = measures(own, replace(sums, logps_C=sums.logps_C.detach()), losses)
     measured["num_tokens"] = (float(micro.pack.num_tokens), 0.0)  # a total, not a mean
     if micro.kl is not None:
@@ -252,7 +255,7 @@ def step_micros(
     order = sorted(found)  # the same on every process and for every packing
     whole = _joined([found[i] for i in order])
     whole.logps_C.requires_grad_()
-    value = sum_of_terms(losses, [units[i] for i in order], whole, micros[0].kl if micros else None) / len(step)
+    value = step_loss(losses, [units[i] for i in order], whole, len(step), micros[0].kl if micros else None)
     (slopes_C,) = torch.autograd.grad(value, whole.logps_C)
     of_unit = dict(zip(order, slopes_C.split([len(units[i].group.completion_ids) for i in order])))
     first = world().is_main
@@ -266,11 +269,11 @@ def step_micros(
     ]
 
 
-def sum_of_terms(
-    losses: Sequence[Term], units: Sequence[Unit], sums: Sums, kl: torch.Tensor | None = None
+def step_loss(
+    losses: Sequence[Term], units: Sequence[Unit], sums: Sums, num_units: int, kl: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """All terms added over the units; scalar."""
-    return torch.stack([term.total(units, sums, kl=kl) for term in losses]).sum()
+    """All terms added over some units of a step of `num_units`; scalar."""
+    return step_mean(torch.stack([term.total(units, sums, kl=kl) for term in losses]), num_units)
 
 
 def mismatched_kl(lm: LanguageModel, units: Units, step: Sequence[int], options: Preference) -> torch.Tensor:
@@ -283,15 +286,16 @@ def mismatched_kl(lm: LanguageModel, units: Units, step: Sequence[int], options:
     groups = mismatched_groups(units, step, lm.context_length)[here.rank :: here.size]
     training = lm.model.training
     lm.model.eval()
-    total = 0.0
+    own, start = list[float](), list[float]()
     with torch.no_grad():
         for pack in plan(groups, options.token_budget):
-            own = completion_sums(lm, pack, options).logps_C
+            own += completion_sums(lm, pack, options).logps_C.tolist()
             with starting_point(lm):
-                total += float((own - completion_sums(lm, pack, options).logps_C).double().sum())
+                start += completion_sums(lm, pack, options).logps_C.tolist()
     lm.model.train(training)
-    parts = here.every((total, len(groups)))
-    return torch.tensor(max(0.0, sum(t for t, _ in parts) / sum(n for _, n in parts)), device=lm.device)
+    # In double precision, so that how many processes share the step does not show.
+    everyone = torch.tensor([pair for part in here.every(list(zip(own, start))) for pair in part], dtype=torch.float64)
+    return reference_point(everyone[:, 0], everyone[:, 1]).float().to(lm.device)
 
 
 def mismatched_groups(units: Units, chosen: Sequence[int], context_length: int) -> list[Group]:
@@ -329,10 +333,9 @@ def measures(units: Sequence[Unit], sums: Sums, losses: Sequence[Term]) -> dict[
     chosen, rejected: the two ends of each record. A margin of exactly zero is no decision: it counts half, so that
     accuracy at step 0 reads 0.5 and not 0 or 1.
     """
-    beta = implicit_beta(losses)
+    reference_C = torch.zeros_like(sums.logps_C) if sums.ref_logps_C is None else sums.ref_logps_C
+    rewards = implicit_rewards(sums.logps_C, reference_C, beta=implicit_beta(losses)).tolist()
     logps = sums.logps_C.tolist()
-    reference = [0.0] * len(logps) if sums.ref_logps_C is None else sums.ref_logps_C.tolist()
-    rewards = [beta * (own - other) for own, other in zip(logps, reference)]
     tokens = sums.tokens_C.tolist()
     found: dict[str, tuple[float, float]] = {}
 
@@ -374,13 +377,13 @@ def measure(
         for micro, part in zip(micros, parts):
             sums |= {i: own.logps_C.tolist() for i, own in zip(micro.units, _apart(part, micro.pack))}
         whole = _joined(parts)
-        total += float(sum_of_terms(losses, own, whole, kl))
+        total += float(step_loss(losses, own, whole, len(units), kl))
         for name, (value, count) in measures(own, whole, losses).items():
             old = found.get(name, (0.0, 0.0))
             found[name] = (old[0] + value, old[1] + count)
     lm.model.train(training)
     means = {name: value / count for name, (value, count) in found.items()}
-    return {"loss": total / len(units), **means}, [sums[i] for i in range(len(units))]
+    return {"loss": total, **means}, [sums[i] for i in range(len(units))]
 
 
 def _forward(lm: LanguageModel, micro: Micro, options: Preference) -> Sums:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def study(
         with events.progress(title) as advance:
             for done, (arm, seed, key) in enumerate(todo):
                 advance(done, len(todo), f"{arm}, seed {seed}")
-                found = stages.value(key, lambda arm=arm, seed=seed: _cell(cell, arms[arm], arm, seed, metrics))  # type: ignore[misc]
+                found = stages.value(key, partial(_cell, cell, arms[arm], arm, seed, metrics))
                 seconds = stages.wall_seconds([key])[name]
                 cells.append({"arm": arm, "seed": seed, "key": key, "seconds": seconds, **found})
             advance(len(todo), len(todo), "")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -110,32 +110,6 @@ def even(items: Sequence[T]) -> Iterator[tuple[T, bool]]:
     spare = max(world().every(len(items))) - len(items)
     yield from ((item, True) for item in items)
     yield from ((items[0], False) for _ in range(spare))
-
-
-class Units(NamedTuple):
-    """Values of all units of a step, in ascending order of their indices; `rows`: where this rank's own ones are."""
-
-    values: Tensor
-    indices: list[int]
-    rows: list[int]
-
-
-def gather_units(values: Tensor, indices: Sequence[int]) -> Units:
-    """Collect a tensor with one row for each unit from all ranks, without gradient. Called by every rank.
-
-    For losses that couple all units of a step. First pass, without gradients: the log-probabilities of the own units.
-    Gather them, compute the loss of all units and its derivative dL/dlogp (every rank the same). Second pass: backward
-    through sum(dL/dlogp * logp) over the own rows, micro-batch by micro-batch. `indices` are the units' indices, as the
-    step engine hands them out; a unit that came twice counts once. The order does not depend on the number of ranks.
-    """
-    if len(values) != len(indices):
-        raise ValueError(f"{len(values)} values for {len(indices)} units")
-    parts = world().every((list(indices), values.detach().cpu()))
-    found = {unit: row for own, rows in parts for unit, row in zip(own, rows)}
-    order = sorted(found)
-    at = {unit: row for row, unit in enumerate(order)}
-    together = torch.stack([found[unit] for unit in order]) if order else values.detach().cpu()
-    return Units(together.to(values.device), order, [at[unit] for unit in indices])
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

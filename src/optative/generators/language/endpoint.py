@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -222,7 +223,7 @@ class EndpointModel:
         while missing := [i for i in rows if i not in found]:
             number = 1 if "n" in self._left_out else len(missing)
             body = self._body(content, number, settings, seed_from(seed, name, missing[0]) % 2**31)
-            records = self._patiently(lambda body=body: self._attempt(body, settings.stop))  # type: ignore[misc]
+            records = self._patiently(partial(self._attempt, body, settings.stop))
             for i, record in zip(missing, records, strict=False):
                 found[i] = record
                 if self._journal is not None:

@@ -102,20 +102,9 @@ def sample(
         raise InputError("an empty stop string would end every completion at once", field="stop", found=settings.stop)
     if keys is not None and len(keys) != len(prompts):
         raise InputError("one key for each prompt", field="keys", found=len(keys), expected=str(len(prompts)))
-    jobs = []
-    for i, prompt in enumerate(prompts):
-        ids, limit = encode_prompt(lm, prompt), settings.max_new_tokens
-        if truncation is not None:
-            ids = truncation.fit_prompt(ids, limit, counts=counts, start=start_ids(lm))
-            limit = min(limit, truncation.max_length - len(ids))
-        if len(ids) + limit > lm.context_length:
-            name = f"prompt {i}" if keys is None else f"prompt {i} ({keys[i]})"
-            raise InputError(
-                f"{name} and its completion do not fit into the model's context",
-                found=f"{len(ids)} + max_new_tokens {limit}",
-                expected=f"at most {lm.context_length} tokens",
-            )
-        jobs.append(_Job(ids, limit, content_hash(list(ids)) if keys is None else keys[i]))
+    fitted = fit_prompts(lm, prompts, settings.max_new_tokens, truncation=truncation, counts=counts, keys=keys)
+    names = keys if keys is not None else [content_hash(list(ids)) for ids, _ in fitted]
+    jobs = [_Job(ids, limit, name) for (ids, limit), name in zip(fitted, names)]
     if lanes is None:
         lanes = torch.get_num_threads() if base_of(lm).get_input_embeddings().weight.device.type == "cpu" else 1
     lanes = max(1, min(lanes, len(jobs)))
@@ -130,6 +119,36 @@ def sample(
         for module in training:
             module.training = True
     return [[job.done[i] for i in range(n)] for job in jobs]
+
+
+def fit_prompts(
+    lm: Any,
+    prompts: Sequence[Text],
+    max_new_tokens: int,
+    *,
+    truncation: Truncation | None,
+    counts: TruncationCounts | None,
+    keys: Sequence[str] | None,
+) -> list[tuple[tuple[int, ...], int]]:
+    """The tokens of each prompt and how many new ones it may have; `keys` only name prompts in errors.
+
+    Raises `InputError` when a prompt and its completion do not fit into the model's context.
+    """
+    fitted = []
+    for i, prompt in enumerate(prompts):
+        ids, limit = encode_prompt(lm, prompt), max_new_tokens
+        if truncation is not None:
+            ids = truncation.fit_prompt(ids, limit, counts=counts, start=start_ids(lm))
+            limit = min(limit, truncation.max_length - len(ids))
+        if len(ids) + limit > lm.context_length:
+            name = f"prompt {i}" if keys is None else f"prompt {i} ({keys[i]})"
+            raise InputError(
+                f"{name} and its completion do not fit into the model's context",
+                found=f"{len(ids)} + max_new_tokens {limit}",
+                expected=f"at most {lm.context_length} tokens",
+            )
+        fitted.append((ids, limit))
+    return fitted
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ from optative.core.ids import content_hash, file_hash
 from optative.generators.language.adapters import WEIGHTS_FILE, save_adapter
 from optative.generators.language.endpoint import Answer, EndpointModel, Fault
 from optative.generators.language.model import LanguageModel
-from optative.generators.language.sample import SamplingSettings, decode
-from optative.generators.language.tokens import Text, Truncation, TruncationCounts, encode_prompt, start_ids
+from optative.generators.language.sample import SamplingSettings, decode, fit_prompts
+from optative.generators.language.tokens import Text, Truncation, TruncationCounts
 from optative.generators.options import VllmOptions
 
 LOAD, UNLOAD = "/load_lora_adapter", "/unload_lora_adapter"
@@ -62,19 +62,8 @@ class VllmModel(EndpointModel):
         differ. Random numbers are the server's, seeded by (seed, key of the prompt). Raises InputError before any work
         when a prompt and its completion do not fit into the model's context, and as `EndpointModel.sample` does.
         """
-        asked = []
-        for i, prompt in enumerate(prompts):
-            ids, limit = encode_prompt(self.lm, prompt), settings.max_new_tokens
-            if truncation is not None:
-                ids = truncation.fit_prompt(ids, limit, counts=counts, start=start_ids(self.lm))
-                limit = min(limit, truncation.max_length - len(ids))
-            if len(ids) + limit > self.lm.context_length:
-                raise InputError(
-                    f"prompt {i} and its completion do not fit into the model's context",
-                    found=f"{len(ids)} + max_new_tokens {limit}",
-                    expected=f"at most {self.lm.context_length} tokens",
-                )
-            asked.append((list(ids), limit))
+        fitted = fit_prompts(self.lm, prompts, settings.max_new_tokens, truncation=truncation, counts=counts, keys=keys)
+        asked = [(list(ids), limit) for ids, limit in fitted]
         names = list(keys) if keys is not None else [content_hash(ids) for ids, _ in asked]
         return super().sample(asked, n, settings, seed=seed, keys=names, progress=progress)  # type: ignore[arg-type]
 
