@@ -6,8 +6,10 @@ import inspect
 import json
 import math
 import re
+import shlex
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from optative.systems.record import (
     System,
     command,
     read_results,
+    with_settings,
 )
 from optative.systems.status import VERDICTS, judge, standing
 
@@ -89,6 +92,7 @@ def test_find() -> None:
 
 SOURCE = '''
 """A made-up system."""
+from pathlib import Path
 from optative.core.config import Field
 from optative.systems.record import Criterion, StudyOptions, System, command
 
@@ -103,6 +107,8 @@ SYSTEM = System(
 
 class Study(StudyOptions):
     steps: int = Field(3, ge=1, description="Steps.")
+    word: str = Field("no", description="A word.")
+    pairs: Path | None = Field(None, description="A file of the user's own.")
 
 FULL = Study(steps=9, seeds=(0, 1, 2))
 
@@ -300,6 +306,30 @@ def test_a_criterion_that_cannot_fail_is_refused() -> None:
 # The command line
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"steps": 5},
+        {"word": "yes", "seeds": (3,)},
+        {"word": "it's a word: 1"},
+        {"word": ""},
+        {"word": "[1"},
+        {"pairs": Path("a b.gz")},
+        {"steps": 9, "seeds": (4, 5), "pairs": Path("p")},
+    ],
+)
+def test_a_command_says_all_options(made_up: MadeUp, changed: dict[str, Any]) -> None:
+    module = import_module("made_up_system")
+    for form in (module.Study(), module.FULL):
+        study = form.model_copy(update=changed)
+        words = shlex.split(command(7, study, module.FULL))
+        assert words[:4] == ["optative", "systems", "run", "7"]
+        start = module.FULL if "--full" in words else module.Study()
+        settings = [after for word, after in pairwise(words) if word == "--set"]
+        settings += [f"seeds=[{after}]" for word, after in pairwise(words) if word == "--seeds"]
+        assert with_settings(start, settings) == study
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["systems", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -377,6 +407,30 @@ def test_show_and_run_an_implemented_one(
     gold = json.loads(capsys.readouterr().out.partition("\n")[2])["findings"][0]
     assert gold["effects"] == pytest.approx({"0": 0.2, "1": 0.22, "2": 0.24})
     assert gold["measured"] == pytest.approx({"ours": 0.92, "plain": 0.7})
+
+    run = ["systems", "run", "7", "--out", str(tmp_path / "more")]
+    assert main([*run, "--set", "steps=5", "--set", "pairs=my pairs.jsonl"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    asked = json.loads((folder / "study.json").read_text("utf-8"))["command"]
+    assert asked == "optative systems run 7 --set steps=5 --set 'pairs=my pairs.jsonl'"
+    for wrong, words in (
+        (["step=5"], "the nearest is 'steps'"),
+        (["steps=0"], "greater than or equal to 1"),
+        (["steps"], "name=value"),
+        (["steps=[1"], "not YAML"),
+        (["steps=4", "steps=5"], "is set twice"),
+        (["seeds=[0]", "--seeds", "1"], "is set twice"),
+    ):
+        flags = [part if part in ("--seeds", "1") else f"--set={part}" for part in wrong]
+        assert main([*run, *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["systems", "run", "7", "--full", "--set", "pairs=p.gz", "--out", str(tmp_path / "files")]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert main(["systems", "record", "7", str(folder)]) == 0, "a file of one's own adds to the full study"
+    kept = json.loads((made_up.folder / "07-made-up.json").read_text("utf-8"))
+    assert kept["command"] == "optative systems run 7 --full --set pairs=p.gz"
+    assert main(["systems", "run", "7", "--full", "--set", "word=x", "--out", str(tmp_path / "others")]) == 0
+    assert main(["systems", "record", "7", capsys.readouterr().out.splitlines()[-1]]) == 2, "other options do not"
 
     assert main(["systems", "run", "7", "--seeds", "a,b"]) == 2
     assert "numbers such as 0,1,2" in capsys.readouterr().err

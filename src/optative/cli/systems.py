@@ -15,7 +15,7 @@ import typer
 from optative.cli.output import console, print_json
 from optative.core.errors import InputError, nearest, unknown
 from optative.systems.catalogue import CATALOGUE, find
-from optative.systems.record import AnyCriterion, Bound, Criterion, Entry, results_of
+from optative.systems.record import AnyCriterion, Bound, Criterion, Entry, results_of, with_settings
 from optative.systems.status import VERDICTS, Finding, Standing, judge, standing
 
 app = typer.Typer(help="List, show and run the published systems.", add_completion=False, no_args_is_help=True)
@@ -81,6 +81,10 @@ def run(
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1,2", help="Other seeds than the study's own.", show_default=False)
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the study; may be repeated."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which the study's own folder is made or resumed.")] = Path(
         "runs"
     ),
@@ -89,13 +93,15 @@ def run(
     """Run a system's study and judge it by the system's criteria. The last line on stdout is the study's folder.
 
     Cells that an earlier call computed are kept, also after `kill -9`: the same command goes on, other seeds add
-    cells. The folder holds study.json (raw results, one paired table) and report.html.
+    cells. The folder holds study.json (raw results, one paired table) and report.html. An option that names a file
+    of your own, for example --set pairs=pairs.jsonl, adds what is measured on it.
     """
     entry = find(which)
     module = _module(entry)
-    study = module.FULL if full else module.Study()
+    settings = list(set_ or ())
     if seeds is not None:
-        study = study.model_copy(update={"seeds": _seeds(seeds)})
+        settings.append(f"seeds={list(_seeds(seeds))}")
+    study = with_settings(module.FULL if full else module.Study(), settings)
     folder = out / f"system-{entry.number:02d}-{entry.name}{'-full' if full else ''}"
     results = results_of(module.run(study, folder))
     findings = [judge(criterion, results) for criterion in module.SYSTEM.criteria]
@@ -115,14 +121,15 @@ def record(
 ) -> None:
     """Keep a full study's figures with the package, for the ledger (developers, in a checkout)."""
     from optative.core.files import read_json
-    from optative.systems.record import command, keep
+    from optative.systems.record import command, full_study, keep
 
     entry = find(which)
     module = _module(entry)
     if not (folder / "study.json").exists():
         raise InputError("holds no finished study", file=folder)
     study = read_json(folder / "study.json")
-    if study["command"] != (asked := command(entry.number, module.FULL, module.FULL)):
+    if not full_study(entry.number, study["command"], module.FULL):
+        asked = command(entry.number, module.FULL, module.FULL)
         raise InputError("not the full study", file=folder, found=study["command"], expected=asked)
     print(keep(entry, module.SYSTEM, study))
 

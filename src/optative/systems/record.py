@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from optative.core.config import Config, Field
+from optative.core.config import Config, Field, parse
 from optative.core.errors import InputError
 from optative.core.files import read_json, write_text
 from optative.core.ids import content_hash
@@ -123,16 +124,61 @@ class StudyOptions(Config):
     seeds: tuple[int, ...] = Field((0,), description="One cell an arm and seed; arms are paired inside a seed.")
 
 
+def with_settings(study: StudyOptions, settings: Sequence[str]) -> StudyOptions:
+    """The study with options changed by `name=value` (YAML values); InputError for what its options do not allow."""
+    import yaml
+
+    changed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise InputError("not a setting", field="--set", found=setting, expected="name=value")
+        if name in changed:
+            raise InputError("is set twice", field=f"--set {name}")
+        try:
+            changed[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError("the value is not YAML", field=f"--set {name}", found=value) from None
+    return parse(type(study), {**study.model_dump(), **changed}, at="--set") if changed else study
+
+
 def command(number: int, study: StudyOptions, full: StudyOptions) -> str:
-    """The command line of a study; of options that no flag reaches, the Python call."""
-    forms = ((type(study)(), ""), (full, " --full"))
-    for form, flag in forms:
-        if study == form:
-            return f"optative systems run {number}{flag}"
-    for form, flag in forms:
-        if study == form.model_copy(update={"seeds": study.seeds}):
-            return f"optative systems run {number}{flag} --seeds {','.join(map(str, study.seeds))}"
-    return f"{type(study).__module__}.run({study!r}, folder)"
+    """The command line of a study: its nearer form, quick or full, and the options that differ from that."""
+    own = study.model_dump(mode="json")
+    changed: dict[str, Any] = {}
+    flag = ""
+    for form, named in ((type(study)(), ""), (full, " --full")):
+        given = form.model_dump(mode="json")
+        differing = {name: value for name, value in own.items() if value != given[name]}
+        if not named or len(differing) < len(changed):
+            changed, flag = differing, named
+    words = [f"--seeds {','.join(map(str, changed.pop('seeds')))}"] if "seeds" in changed else []
+    words += [f"--set {shlex.quote(f'{name}={_yaml(value)}')}" for name, value in changed.items()]
+    return " ".join([f"optative systems run {number}{flag}", *words])
+
+
+def full_study(number: int, given: str, full: StudyOptions) -> bool:
+    """Is a recorded command that of the full study, with at most the user's own files (options of type Path) named?"""
+    asked = command(number, full, full)
+    if not given.startswith(asked):
+        return False
+    words = shlex.split(given.removeprefix(asked))
+    settings = [word for word in words if word != "--set"]
+    files = {name for name, about in type(full).model_fields.items() if about.annotation == Path | None}
+    return all(setting.partition("=")[0] in files for setting in settings)
+
+
+def _yaml(value: Any) -> str:
+    """A JSON value as `--set` reads it back; text without marks where that is the same."""
+    import yaml
+
+    if isinstance(value, str):
+        try:
+            if value and yaml.safe_load(value) == value:
+                return value
+        except yaml.YAMLError:
+            pass
+    return json.dumps(value)
 
 
 @dataclass(frozen=True, slots=True)
