@@ -14,29 +14,30 @@ import pytest
 import torch
 
 from optative.evaluation import modes
+from optative.systems import on_policy_bandit as b
 from optative.systems import on_policy_data as m
 from optative.systems.catalogue import find
 from optative.systems.record import Criterion, read_results
 from optative.systems.status import arms_of, standing
 
-REFERENCE_K = np.log(np.full(m.BINS, 1 / m.BINS))
+REFERENCE_K = np.log(np.full(b.BINS, 1 / b.BINS))
 
 
-def options(loss: str, on_policy: bool, peak: int = m.TAIL, **changed: Any) -> dict[str, Any]:
+def options(loss: str, on_policy: bool, peak: int = b.TAIL, **changed: Any) -> dict[str, Any]:
     short = {"refreshes": 40, "steps": 1, "learning_rate": 0.05}
     return {"peak": peak, "loss": loss, "on_policy": on_policy, **short, **changed}
 
 
-def trained(seed: int = 0, world: m.World | None = None, **given: Any) -> Any:
+def trained(seed: int = 0, world: b.World | None = None, **given: Any) -> Any:
     asked = options(**given)
-    return m.train(asked, seed, m.world(asked, seed) if world is None else world)
+    return b.train(asked, seed, b.world(asked, seed) if world is None else world)
 
 
 # The parts, by other formulas
 
 
 def test_the_bandit_is_the_published_one() -> None:
-    tail, aligned = (m.world({"peak": peak}, 0) for peak in (m.TAIL, m.ALIGNED))
+    tail, aligned = (b.world({"peak": peak}, 0) for peak in (b.TAIL, b.ALIGNED))
     p = np.exp(tail.reference_K)
     assert p.sum() == pytest.approx(1)
     assert np.searchsorted(p.cumsum(), 0.5) in range(18, 22), "the reference's mass lies about bin 20"
@@ -49,14 +50,14 @@ def test_the_bandit_is_the_published_one() -> None:
 
 def test_losses_and_gradients_by_hand() -> None:
     rng = np.random.default_rng(0)
-    logits_SK = torch.tensor(rng.normal(size=(m.STATES, m.BINS)), requires_grad=True)
+    logits_SK = torch.tensor(rng.normal(size=(b.STATES, b.BINS)), requires_grad=True)
     logps_SK = logits_SK.log_softmax(-1)
-    reference_SK = torch.tensor(rng.normal(size=(m.STATES, m.BINS))).log_softmax(-1)
-    world = m.World(REFERENCE_K, np.linspace(0, 1, m.BINS), np.linspace(0, 1, m.BINS))
-    drawn = m.draw(np.tile(REFERENCE_K, (m.STATES, 1)), world, 3, 0)
+    reference_SK = torch.tensor(rng.normal(size=(b.STATES, b.BINS))).log_softmax(-1)
+    world = b.World(REFERENCE_K, np.linspace(0, 1, b.BINS), np.linspace(0, 1, b.BINS))
+    drawn = b.draw(np.tile(REFERENCE_K, (b.STATES, 1)), world, 3, 0)
     y, r = drawn.answers_SN, drawn.labels_SN
     lp, ref = logps_SK.detach().numpy(), reference_SK.numpy()
-    rows = np.arange(m.STATES)
+    rows = np.arange(b.STATES)
     best, worst = y[rows, r.argmax(1)], y[rows, r.argmin(1)]
     ratio = (lp[rows, best] - ref[rows, best]) - (lp[rows, worst] - ref[rows, worst])
     kept = r.max(1) - r.min(1) > 0.2
@@ -68,23 +69,23 @@ def test_losses_and_gradients_by_hand() -> None:
         "DPO": np.logaddexp(0, -0.1 * ratio)[kept],
         "IPO": ((ratio - 10) ** 2)[kept],
     }
-    assert list(wanted) == list(m.LOSSES)
+    assert list(wanted) == list(b.LOSSES)
     for name, values in wanted.items():
-        assert m.losses(name, logps_SK, reference_SK, drawn).detach().numpy() == pytest.approx(values), name
-    m.losses("REINFORCE", logps_SK, reference_SK, drawn).sum().backward()
-    one_hot = np.eye(m.BINS)[y]
-    advantage = (r - r.mean(1, keepdims=True))[..., None] / m.ANSWERS
+        assert b.losses(name, logps_SK, reference_SK, drawn).detach().numpy() == pytest.approx(values), name
+    b.losses("REINFORCE", logps_SK, reference_SK, drawn).sum().backward()
+    one_hot = np.eye(b.BINS)[y]
+    advantage = (r - r.mean(1, keepdims=True))[..., None] / b.ANSWERS
     by_hand = -(advantage * (one_hot - np.exp(lp)[:, None, :])).sum(1)
     assert logits_SK.grad is not None
     assert logits_SK.grad.numpy() == pytest.approx(by_hand)
 
 
-@pytest.mark.parametrize("loss", m.LOSSES)
+@pytest.mark.parametrize("loss", b.LOSSES)
 def test_offline_and_on_policy_arms_differ_only_in_whom_they_draw_from(loss: str) -> None:
     found = {on: trained(loss=loss, on_policy=on) for on in (False, True)}
     for name in ("reward queries", "gradient steps"):
         assert found[False].values[name] == found[True].values[name]
-    assert found[True].values["reward queries"] == 40 * m.STATES * m.ANSWERS
+    assert found[True].values["reward queries"] == 40 * b.STATES * b.ANSWERS
     assert found[True].values["gradient steps"] == 40
     first = [found[on].curves["log-ratio of the best"][1][0] for on in (False, True)]
     assert first[0] == first[1], "before the first step both draw the same answers"
@@ -93,14 +94,14 @@ def test_offline_and_on_policy_arms_differ_only_in_whom_they_draw_from(loss: str
 
 
 def test_steps_of_the_flows_by_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(m, "LONGEST", 1000)
-    found = m.time_flows(1e-3, 0).values
-    p = np.exp(m.world({"peak": m.TAIL}, 0).reference_K)
-    p[m.TAIL] = 0
+    monkeypatch.setattr(b, "LONGEST", 1000)
+    found = b.time_flows(1e-3, 0).values
+    p = np.exp(b.world({"peak": b.TAIL}, 0).reference_K)
+    p[b.TAIL] = 0
     p *= 0.999 / p.sum()
-    p[m.TAIL] = 0.001
-    q = np.full(m.BINS, 1e-9)
-    q[m.TAIL] = 1 - 99e-9
+    p[b.TAIL] = 0.001
+    q = np.full(b.BINS, 1e-9)
+    q[b.TAIL] = 1 - 99e-9
     start = 0.5 * np.abs(p - q).sum()
     taken = {}
     for direction in ("forward", "reverse"):
@@ -125,15 +126,15 @@ def test_steps_of_the_flows_by_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch
 def reference_is_pinned() -> None:
     """IPO aims at a log-ratio of 10 to the first policy; with a reference that moves along, it never arrives."""
     found = trained(loss="IPO", on_policy=False, refreshes=250, learning_rate=0.2)
-    assert max(found.curves["implicit margin"][1]) < 2 * m.IPO_MARGIN
+    assert max(found.curves["implicit margin"][1]) < 2 * b.IPO_MARGIN
 
 
 def ipo_aims_at_the_margin() -> None:
-    drawn = m.Draw(np.array([[3, 7]]), np.log([[0.01, 0.01]]), np.array([[1.0, 0.0]]))
+    drawn = b.Draw(np.array([[3, 7]]), np.log([[0.01, 0.01]]), np.array([[1.0, 0.0]]))
     reference_SK = torch.tensor(REFERENCE_K)[None]
     policy_SK = reference_SK.clone()
     policy_SK[0, 3] += 10.0
-    assert float(m.losses("IPO", policy_SK, reference_SK, drawn)) == pytest.approx(0)
+    assert float(b.losses("IPO", policy_SK, reference_SK, drawn)) == pytest.approx(0)
 
 
 def sampling_is_on_policy() -> None:
@@ -141,69 +142,69 @@ def sampling_is_on_policy() -> None:
 
 
 def draws_have_their_log_probabilities() -> None:
-    world = m.world({"peak": m.TAIL}, 0)
-    logps = [m.draw(np.tile(world.reference_K, (m.STATES, 1)), world, 0, i).logps_SN.ravel() for i in range(100)]
+    world = b.world({"peak": b.TAIL}, 0)
+    logps = [b.draw(np.tile(world.reference_K, (b.STATES, 1)), world, 0, i).logps_SN.ravel() for i in range(100)]
     surprise = -np.concatenate(logps)
     error = surprise.std() / np.sqrt(len(surprise))
     assert abs(surprise.mean() - modes.entropy(world.reference_K)) < 4 * error
 
 
 def ties_teach_nothing() -> None:
-    nearly_flat = 0.5 + 1e-3 * np.random.default_rng(0).random(m.BINS)
-    found = trained(loss="IPO", on_policy=True, world=m.World(REFERENCE_K, nearly_flat, nearly_flat))
+    nearly_flat = 0.5 + 1e-3 * np.random.default_rng(0).random(b.BINS)
+    found = trained(loss="IPO", on_policy=True, world=b.World(REFERENCE_K, nearly_flat, nearly_flat))
     assert np.max(found.values["kl to reference"]) < 1e-12
 
 
 def offline_answers_are_fresh() -> None:
     seen = []
-    draw = m.draw
+    draw = b.draw
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(m, "draw", lambda *given: seen.append(draw(*given)) or seen[-1])
+        patch.setattr(b, "draw", lambda *given: seen.append(draw(*given)) or seen[-1])
         trained(loss="IPO", on_policy=False)
     assert len({drawn.answers_SN.tobytes() for drawn in seen}) == len(seen) == 40
 
 
 def the_truth_is_measured() -> None:
     """Labels that pay elsewhere than the truth does: training them must not read as success."""
-    labels, truth = (m.world({"peak": peak}, 0).reward_K for peak in (30, 80))
-    found = trained(loss="BoN", on_policy=True, world=m.World(REFERENCE_K, labels, truth), refreshes=80)
+    labels, truth = (b.world({"peak": peak}, 0).reward_K for peak in (30, 80))
+    found = trained(loss="BoN", on_policy=True, world=b.World(REFERENCE_K, labels, truth), refreshes=80)
     assert max(found.values["reward"]) < 0.2
     assert max(found.curves["reward"][1]) < 0.2
 
 
 def fault_moving_reference(patch: pytest.MonkeyPatch) -> None:
-    losses = m.losses
-    patch.setattr(m, "losses", lambda name, logps, reference, drawn: losses(name, logps, logps.detach(), drawn))
+    losses = b.losses
+    patch.setattr(b, "losses", lambda name, logps, reference, drawn: losses(name, logps, logps.detach(), drawn))
 
 
 def fault_inverted_beta(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(m, "ipo_beta", lambda: m.IPO_MARGIN)
+    patch.setattr(b, "ipo_beta", lambda: b.IPO_MARGIN)
 
 
 def fault_temperature(patch: pytest.MonkeyPatch, *, hidden: bool = False) -> None:
-    draw = m.draw
+    draw = b.draw
 
-    def tempered(policy_SK: np.ndarray, *given: Any) -> m.Draw:
+    def tempered(policy_SK: np.ndarray, *given: Any) -> b.Draw:
         sharp = policy_SK / 0.7
         sharp -= np.logaddexp.reduce(sharp, -1, keepdims=True)
         drawn = draw(sharp, *given)
         return replace(drawn, logps_SN=np.take_along_axis(policy_SK, drawn.answers_SN, -1)) if hidden else drawn
 
-    patch.setattr(m, "draw", tempered)
+    patch.setattr(b, "draw", tempered)
 
 
 def fault_no_gap(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(m, "GAP", -1.0)
+    patch.setattr(b, "GAP", -1.0)
 
 
 def fault_one_offline_draw(patch: pytest.MonkeyPatch) -> None:
-    draw = m.draw
-    patch.setattr(m, "draw", lambda policy, world, seed, refresh: draw(policy, world, seed, 0))
+    draw = b.draw
+    patch.setattr(b, "draw", lambda policy, world, seed, refresh: draw(policy, world, seed, 0))
 
 
 def fault_proxy_measured(patch: pytest.MonkeyPatch) -> None:
-    world = m.World
-    patch.setattr(m, "World", lambda reference, labels, reward: world(reference, labels, labels))
+    world = b.World
+    patch.setattr(b, "World", lambda reference, labels, reward: world(reference, labels, labels))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_recorded_cell_can_be_repeated() -> None:
     assert isinstance(criterion, Criterion)
     arm, baseline = arms_of(criterion)
     seed = 3
-    found = m.cell({"peak": m.TAIL, "loss": "IPO", "on_policy": True, **m.FULL.model_dump(exclude={"seeds"})}, seed)
-    assert arm == m.arm("on-policy", "IPO", m.TAIL)
+    found = m.cell({"peak": b.TAIL, "loss": "IPO", "on_policy": True, **m.FULL.model_dump(exclude={"seeds"})}, seed)
+    assert arm == m.arm("on-policy", "IPO", b.TAIL)
     assert np.mean(found.values["reward"]) == pytest.approx(results.values["reward", arm][seed], abs=0.01)
     assert results.values["reward", arm][seed] > results.values["reward", baseline][seed]
