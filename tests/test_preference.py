@@ -170,7 +170,7 @@ def test_all_weights_can_be_trained(tiny: Path, name: str) -> None:
 
 def test_packs_give_the_log_probabilities_of_plain_forwards(tiny: Path) -> None:
     lm, own = model(tiny), pairs(6, masked=True)
-    for micro in pack_units(own, range(6), token_budget=90):
+    for micro in pack_units(own, range(6), 90):
         sums = completion_sums(lm, micro.pack, DPO())
         plain = plain_sums(lm, [own[i] for i in micro.units])
         torch.testing.assert_close(sums.logps_C, plain.logps_C, rtol=0, atol=1e-3)

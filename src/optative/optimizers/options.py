@@ -9,7 +9,7 @@ and a loss has only those that act on it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import field_validator, model_validator
 
@@ -18,17 +18,25 @@ from optative.core.errors import unknown
 from optative.training.options import StepOptions
 
 Kind = Literal["pair", "completion", "list"]
+TOKEN_BUDGET = 768
 
 
 class Preference(StepOptions):
     """What every loss has: how steps are made and when they are measured."""
 
-    token_budget: int = Field(
-        768, ge=16, description="Tokens of one packed forward; a matter of speed and memory only."
+    token_budget: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
+        TOKEN_BUDGET,
+        description="Tokens of one packed forward; a matter of speed and memory only. auto: the packing of each step "
+        "that takes the least time, by what packs of several sizes are measured to take; kept in the run.",
     )
     eval_every: int = Field(
         0, ge=0, description="Steps between measurements on held-out units; 0: only at the end of a round."
     )
+
+    @property
+    def scoring_budget(self) -> int:
+        """Tokens of a pack where no gradient is taken."""
+        return TOKEN_BUDGET if self.token_budget == "auto" else self.token_budget
 
 
 class Anchored(Config):

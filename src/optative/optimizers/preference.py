@@ -20,6 +20,7 @@ import torch
 
 from optative.core.errors import InputError
 from optative.generators.language.attention import backbone_of, base_of
+from optative.generators.language.cost import Cost
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group, Pack, plan
 from optative.generators.language.score import score_pack
@@ -58,12 +59,11 @@ class Micro:
     dropout_seed: int | None = None
 
 
-def pack_units(
-    units: Units, chosen: Sequence[int], token_budget: int, reference: Reference | None = None
-) -> list[Micro]:
-    """Pack some units; the completions of a unit share their prompt and stay together."""
+def pack_units(units: Units, chosen: Sequence[int], how: int | Cost, reference: Reference | None = None) -> list[Micro]:
+    """Pack some units, by a number of tokens or by cost; the completions of a unit stay with their prompt."""
     found = []
-    for pack in plan([units[i].group for i in chosen], token_budget):
+    groups = [units[i].group for i in chosen]
+    for pack in how.plan(groups) if isinstance(how, Cost) else plan(groups, how):
         own = tuple(chosen[i] for i in pack.group_indices)
         values = None if reference is None else tuple(value for i in own for value in reference[i])
         found.append(Micro(pack, own, values))
@@ -106,7 +106,7 @@ def _shortest(pack: Pack, tokens_C: torch.Tensor) -> torch.Tensor:
 def sums_of(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> list[list[float]]:
     """Log-probabilities of the completions of some units under the policy as it is now."""
     found: dict[int, list[float]] = {}
-    for micro in pack_units(units, chosen, options.token_budget):
+    for micro in pack_units(units, chosen, options.scoring_budget):
         values = iter(completion_sums(lm, micro.pack, options).logps_C.tolist())
         for i, group in zip(micro.units, micro.pack.groups):
             found[i] = [next(values) for _ in group.completion_ids]
@@ -134,6 +134,7 @@ def train_preferences(
     labels: dict[str, Any] | None = None,
     first_step: int = 0,
     held_out: tuple[Units, Reference | None] | None = None,
+    cost: Cost | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
     on_held_out: Callable[[int, list[list[float]]], None] | None = None,
 ) -> int:
@@ -141,6 +142,7 @@ def train_preferences(
 
     reference: `reference_sums` of all units in their order; None where no loss needs one.
     held_out: units and their reference that no step trains on; measured as `eval_...`.
+    cost: what packs take here; with it each step is packed for the least time, else by the options' number of tokens.
     on_held_out: called at each measurement with the steps done and the log-probabilities of the held-out completions.
     Returns the metrics journal's offset.
     """
@@ -157,10 +159,10 @@ def train_preferences(
 
     def micro_batches(own: Sequence[int]) -> list[Micro]:
         if not moving:
-            return step_micros(lm, units, own, step, reference, options, losses)
+            return step_micros(lm, units, own, step, reference, options, losses, cost)
         with moving.in_place(lm):
             now = dict(zip(own, sums_of(lm, units, own, options)))
-        return step_micros(lm, units, own, step, now, options, losses)
+        return step_micros(lm, units, own, step, now, options, losses, cost)
 
     def evaluate() -> dict[str, float]:
         assert held_out is not None
@@ -236,9 +238,10 @@ def step_micros(
     reference: Reference | None,
     options: Preference,
     losses: Sequence[Term],
+    cost: Cost | None = None,
 ) -> list[Micro]:
     """The packs of this process's units of a step, with what only a first pass over the whole step can tell."""
-    micros = pack_units(units, own, options.token_budget, reference)
+    micros = pack_units(units, own, cost or options.scoring_budget, reference)
     if any(term.needs_kl for term in losses):
         kl = mismatched_kl(lm, units, step, options)
         micros = [replace(micro, kl=kl) for micro in micros]
@@ -288,7 +291,7 @@ def mismatched_kl(lm: LanguageModel, units: Units, step: Sequence[int], options:
     lm.model.eval()
     own, start = list[float](), list[float]()
     with torch.no_grad():
-        for pack in plan(groups, options.token_budget):
+        for pack in plan(groups, options.scoring_budget):
             own += completion_sums(lm, pack, options).logps_C.tolist()
             with starting_point(lm):
                 start += completion_sums(lm, pack, options).logps_C.tolist()
@@ -370,7 +373,7 @@ def measure(
     total, sums = 0.0, dict[int, list[float]]()
     for at in range(0, len(units), options.units_per_step):
         chosen = range(at, min(at + options.units_per_step, len(units)))
-        micros = pack_units(units, chosen, options.token_budget, reference)
+        micros = pack_units(units, chosen, options.scoring_budget, reference)
         kl = mismatched_kl(lm, units, chosen, options) if any(term.needs_kl for term in losses) else None
         parts = [_forward(lm, micro, options) for micro in micros]
         own = [units[i] for micro in micros for i in micro.units]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from optative.core.files import read_json, read_jsonl, write_json
 from optative.core.ids import content_hash
 from optative.data.pair_steps import FILE, PairSteps, write_pair_steps
+from optative.generators.language.cost import Cost, measure
 from optative.generators.language.trained import load_trained, save_trained
 from optative.optimizers.options import Preference
 from optative.optimizers.preference import Reference, reference_sums, train_preferences
@@ -29,10 +31,18 @@ CHUNK = 256  # units whose reference is one unit of resumption
 
 def reference_stage(job: Job, units: Units, options: Preference, words: str) -> Reference:
     """Log-probabilities where the policy started, from the cache when these units were scored before."""
-    moving = [options.token_budget, getattr(options, "length_desensitise", 1.0)]
+    moving = [options.scoring_budget, getattr(options, "length_desensitise", 1.0)]
     key = job.key("reference", 2, [*moving, content_hash([unit.key for unit in units])])
     chunks: list[Sequence[int]] = chunked(range(len(units)), CHUNK)
     return job.stages.rows(key, chunks, lambda part, _: reference_sums(job.lm, units, part, options), words, len)
+
+
+def cost_stage(job: Job, units: Units) -> Cost:
+    """What packs take here, measured once a run, so that a run that goes on packs as before."""
+    key = job.stages.key("pack-cost", 1, None)
+    some = range(0, len(units), max(1, len(units) // 512))
+    found = job.stages.value(key, lambda: asdict(measure(job.lm, [units[i].group for i in some])))
+    return Cost(tuple(found["tokens"]), tuple(found["seconds"]))
 
 
 def held_out_file(job: Job, key: str, step: int) -> Path:
@@ -96,6 +106,7 @@ def train_stage(
         return dict(read_json(receipt))
     needed = any(term.loss.reference for term in terms(loss, options))
     reference = reference_stage(job, units, options, f"{words}: reference") if needed else None
+    cost = cost_stage(job, units) if options.token_budget == "auto" else None
     started = time.perf_counter()
     with job.events.progress(f"{words}: training") as advance:
 
@@ -121,6 +132,7 @@ def train_stage(
             labels=labels,
             first_step=first_step,
             held_out=held_out,
+            cost=cost,
             on_step=tell,
             on_held_out=keep,
         )
