@@ -132,7 +132,7 @@ def test_a_second_call_reads_the_scores_and_gives_the_same_bytes(
     def refuse(*_: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(verb, "score", refuse)
+    monkeypatch.setattr(verb, "summed", refuse)
     assert asked(file, models, out=tmp_path / "d") == first
     assert {n: (tmp_path / "d" / n).read_bytes() for n in kept} == kept
     other = asked(file, models, out=tmp_path / "d", betas=[3.0], vote_share=0.9)

@@ -40,3 +40,8 @@ def test_empty_sides_are_refused():
         Group((1,), ((1, 2),), ((True,),))
     with pytest.raises(InputError, match="token_budget"):
         plan([], 0)
+
+
+def test_tokens_that_carry_loss_are_counted() -> None:
+    assert Group((1,), ((2, 3), (4,))).counted == [2, 1]
+    assert Group((1,), ((2, 3), (4,)), ((True, False), (False,))).counted == [1, 0]

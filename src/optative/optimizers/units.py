@@ -41,8 +41,7 @@ class Unit:
     @property
     def counted(self) -> list[int]:
         """How many tokens of each completion carry loss."""
-        masks = self.group.masks or self.group.completion_ids
-        return [sum(m) if self.group.masks else len(m) for m in masks]
+        return self.group.counted
 
     @property
     def label(self) -> list[object]:

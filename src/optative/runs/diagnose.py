@@ -35,9 +35,8 @@ from optative.evaluation.report.diagnosis import curves_page, pairs_page
 from optative.generators.language.adapters import WEIGHTS_FILE
 from optative.generators.language.load import load_language_model
 from optative.generators.language.model import LanguageModel
-from optative.generators.language.packing import Group
-from optative.generators.language.score import score
-from optative.generators.language.tokens import cut_left, encode_group, start_ids
+from optative.generators.language.score import summed
+from optative.generators.language.tokens import encode_group, shorten
 from optative.runs.environment import hardware, moving_facts, versions
 from optative.runs.stages import Stages, chunked
 
@@ -199,12 +198,10 @@ def _score(
     def compute(part: Sequence[tuple[int, int]], progress: Any) -> list[Row]:
         rows = [_encode(lm, table, row, nth, length, file) for row, nth in part]
         groups = [row["group"] for row in rows if "group" in row]
-        scored = iter(score(lm, groups))
+        sums = iter(summed(lm, groups))
         for row in rows:
             if (group := row.pop("group", None)) is not None:
-                masks = group.masks or [[True] * len(ids) for ids in group.completion_ids]
-                sums = [np.asarray(s.logps, float)[np.asarray(m)].sum() for s, m in zip(next(scored), masks)]
-                row["logps"], row["tokens"] = [float(s) for s in sums], [int(np.sum(m)) for m in masks]
+                row["logps"], row["tokens"] = next(sums), group.counted
         progress(len(part), len(part))
         return rows
 
@@ -224,21 +221,13 @@ def _encode(lm: LanguageModel, table: JudgementTable, row: int, nth: int, length
             found=error.found,
             expected=error.expected,
         ) from None
-    prompt, masks, cut = group.prompt_ids, group.masks, False
-    if length.prompt is not None:
-        prompt, lost = cut_left(prompt, length.prompt, start_ids(lm))
-        cut |= lost > 0
-    answers = group.completion_ids
-    if length.answer is not None:
-        cut |= max(map(len, answers)) > length.answer
-        answers = tuple(ids[: length.answer] for ids in answers)
-        masks = masks and tuple(mask[: length.answer] for mask in masks)
-    room = min(length.max_length, lm.context_length) - len(prompt)
+    cut = shorten(lm, group, length.prompt, length.answer)
+    room = min(length.max_length, lm.context_length) - len(cut.prompt_ids)
     if room < 1:
         return {"skip": "prompt_too_long"}
-    if max(map(len, answers)) > room:
+    if max(map(len, cut.completion_ids)) > room:
         return {"skip": "answer_too_long"}
-    return {"group": Group(prompt, answers, masks), "cut": cut}
+    return {"group": cut, "cut": cut != group}
 
 
 def _result(

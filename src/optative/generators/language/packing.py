@@ -37,6 +37,11 @@ class Group:
     def num_tokens(self) -> int:
         return len(self.prompt_ids) + sum(map(len, self.completion_ids))
 
+    @property
+    def counted(self) -> list[int]:
+        """How many tokens of each completion carry loss."""
+        return [sum(m) for m in self.masks] if self.masks else [len(c) for c in self.completion_ids]
+
 
 @dataclass(frozen=True, slots=True)
 class Pack:

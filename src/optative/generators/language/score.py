@@ -103,6 +103,18 @@ def score(
     return _over_packs(groups, token_budget, one)
 
 
+def summed(model: Any, groups: Sequence[Group], *, token_budget: int = 2048) -> list[list[float]]:
+    """For each group the log-probability of each completion, summed over the tokens that carry loss, in nats."""
+    found = score(model, groups, token_budget=token_budget)
+    return [
+        [
+            float(np.asarray(s.logps, float)[_flags(g, c, own)].sum())
+            for s, c, own in zip(scores, g.completion_ids, g.masks or g.completion_ids)
+        ]
+        for g, scores in zip(groups, found)
+    ]
+
+
 def kl_pack(
     student: Any,
     teacher: Any,

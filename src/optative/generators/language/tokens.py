@@ -198,6 +198,16 @@ def cut_left(prompt_ids: Ids, keep: int, start: Ids = ()) -> tuple[Ids, int]:
     return cut, len(prompt_ids) - keep
 
 
+def shorten(lm: Any, group: Group, prompt: int | None = None, completion: int | None = None) -> Group:
+    """A group with its prompt cut on the left and its completions on the right to at most so many tokens; None: whole.
+
+    The same rule for all completions of a prompt, so that their comparison stays one of equals.
+    """
+    prompt_ids = group.prompt_ids if prompt is None else cut_left(group.prompt_ids, prompt, start_ids(lm))[0]
+    masks = group.masks and tuple(mask[:completion] for mask in group.masks)
+    return Group(prompt_ids, tuple(ids[:completion] for ids in group.completion_ids), masks)
+
+
 def encode_apart(tokenizer: Any, text: str) -> Ids:
     """Ids of a text that continues another one: no start token, and no space that a tokenizer puts before a first word.
 
