@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from optative.data.records import Judgement, Ratings
 from optative.feedback.on_policy import judge
-from optative.feedback.select import SELECTORS, above_below, all_pairs, best_worst, without_unfinished
+from optative.feedback.select import SELECTORS, above_below, all_pairs, below_all, best_worst, without_unfinished
+from optative.objectives.repetition import LOOPS, repetition
 
 rated = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 samples = st.lists(st.tuples(rated, st.integers(1, 128)), max_size=10)
@@ -85,11 +86,31 @@ def test_a_judgement_keeps_every_verdict():
 def test_an_unfinished_answer_is_never_chosen(own, flags):
     scores = [s for s, _ in own]
     cut = flags[: len(scores)]
-    finished = [s for s, c in zip(scores, cut) if s is not None and not c]
-    for rule in ("leave_out", "lose", "reject"):
+    for rule in ("leave_out", "reject"):
         found = without_unfinished(scores, cut, rule)
         assert [s for s, c in zip(found, cut) if not c] == [s for s, c in zip(scores, cut) if not c]
         kept = [s for s, c in zip(found, cut) if c and s is not None]
-        assert all(s <= min(finished) for s in kept)
+        assert not any(kept)
         assert rule != "leave_out" or not kept
     assert without_unfinished(scores, cut, "keep") == scores
+
+
+@given(own=samples, flags=st.lists(st.booleans(), min_size=10, max_size=10))
+def test_what_is_below_all_is_never_chosen_and_loses_to_equals(own, flags):
+    scores, lengths = [s for s, _ in own], [n for _, n in own]
+    worst = flags[: len(scores)]
+    for name, select in SELECTORS.items():
+        pairs = select(below_all(scores, worst), lengths, 100, [0])
+        assert not any(worst[chosen] for chosen, _, _ in pairs), name
+        assert all(gap > 0 for _, _, gap in pairs)
+        if any(worst) and any(s is not None and not w for s, w in zip(scores, worst)) and name == "best_worst":
+            assert any(worst[rejected] for _, rejected, _ in pairs)
+
+
+def test_a_text_that_turns_in_a_circle_is_told_from_a_list():
+    for text, low, high in (
+        ("*This*\n" * 30, LOOPS, 1.0),
+        ("- one red apple\n- one green pear\n- two ripe plums\n- three hard nuts", 0.0, 0.0),
+        ("too short", 0.0, 0.0),
+    ):
+        assert low <= repetition(text.split()) <= high

@@ -24,10 +24,11 @@ from optative.core import stats
 from optative.core.errors import InputError
 from optative.core.stats import Interval
 from optative.evaluation.figures import Figure, score_figure
-from optative.evaluation.independence import BASE_LOGPS, decide
+from optative.evaluation.independence import BASE_LOGPS, WORD_COUNTS, decide
 from optative.evaluation.instructions import Context
 from optative.evaluation.options import KL, Diversity, Fluency, Length
 from optative.evaluation.results import Answers
+from optative.objectives.repetition import ngrams, repetition
 
 Words = Sequence[Any]  # words of an answer, or its token ids
 
@@ -114,8 +115,8 @@ def diversity(answers: Answers, options: Diversity, context: Context) -> list[Fi
     """distinct_2 (with `ratio` and `ratio_at_equal_length`) and repetition."""
     words = {side: [row["completion"].split() for row in rows] for side, rows in answers.sides.items()}
     judged: dict[str, Any] = {
-        "measured_by": "word counts",
-        "independence": decide({"word counts"}, context.trained_by),
+        "measured_by": WORD_COUNTS,
+        "independence": decide({WORD_COUNTS}, context.trained_by),
     }
     repeated = {side: [repetition(w) for w in own] for side, own in words.items()}
     return [
@@ -140,7 +141,7 @@ def distinct(texts: Sequence[Words], n: int = 2) -> float | None:
     >>> distinct(["a b a b".split(), "a b".split()])
     0.5
     """
-    grams = [gram for text in texts for gram in _grams(text, n)]
+    grams = [gram for text in texts for gram in ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -148,7 +149,7 @@ def distinct_without_each(texts: Sequence[Words], groups: Sequence[str], n: int 
     """`distinct` with each group of texts left out in turn, in the order of the groups' first text."""
     own: dict[str, Counter[tuple[Any, ...]]] = {}
     for text, group in zip(texts, groups):
-        own.setdefault(group, Counter()).update(_grams(text, n))
+        own.setdefault(group, Counter()).update(ngrams(text, n))
     holders = Counter(gram for counts in own.values() for gram in counts)
     different, total = len(holders), sum(counts.total() for counts in own.values())
     result = []
@@ -162,16 +163,6 @@ def at_equal_length(base: Sequence[Words], steered: Sequence[Words]) -> tuple[li
     """Each pair of texts cut to the shorter of the two, so that length alone does not change `distinct`."""
     lengths = [min(len(a), len(b)) for a, b in zip(base, steered)]
     return [a[:m] for a, m in zip(base, lengths)], [b[:m] for b, m in zip(steered, lengths)]
-
-
-def repetition(words: Words, n: int = 4) -> float:
-    """Share of the n-grams that occurred before in the same text; 0 where there is none.
-
-    >>> repetition("a b c d a b c d".split())
-    0.2
-    """
-    grams = _grams(words, n)
-    return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
 
 
 def empty(rows: Sequence[Any]) -> int:
@@ -194,7 +185,3 @@ def _distinct_figure(answers: Answers, words: dict[str, list[Words]], level: flo
         "ratio_at_equal_length": matched[1] / matched[0] if matched[0] and matched[1] is not None else None,
     }
     return Figure("distinct_2", answers.split, base, steered, steered - base, interval, n, **judged, extra=extra)
-
-
-def _grams(words: Words, n: int) -> list[tuple[Any, ...]]:
-    return list(zip(*(words[i:] for i in range(n))))

@@ -24,6 +24,7 @@ from optative.core.ids import content_hash
 
 Independence = Literal["independent", "same_rule_held_out", "seen"]
 BASE_LOGPS = "base_logps"  # the base's log-probabilities as a judge; DPO trains with them as its reference
+WORD_COUNTS = "word counts"  # of variety and repetition; pairs in which loops lose train with them
 
 
 def decide(judges: Collection[str], trained_by: Collection[str] | None) -> Independence:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from optative.core.config import Config, Field, Table
 
-Unfinished = Literal["keep", "leave_out", "lose", "reject"]
+Unfinished = Literal["keep", "leave_out", "reject"]
 
 
 class OnPolicy(Config):
@@ -25,8 +25,12 @@ class OnPolicy(Config):
     unfinished: Unfinished = Field(
         "keep",
         description="What an answer cut at max_new_tokens is worth. keep: what the rules say of the part that is "
-        "there; leave_out: it is in no pair; lose: it may be rejected, by its own score, but never chosen; reject: it "
-        "follows nothing.",
+        "there; leave_out: it is in no pair; reject: it follows nothing and is never chosen.",
+    )
+    loops: Literal["keep", "lose"] = Field(
+        "keep",
+        description="What an answer that repeats itself is worth (more than 30 % of its runs of four words were there "
+        "before). keep: what the rules say; lose: less than any other answer, whether or not it was cut.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

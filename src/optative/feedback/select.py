@@ -69,23 +69,25 @@ SELECTORS: dict[str, Callable[[Scores, Sequence[int], int, Sequence[object]], Se
 def without_unfinished(scores: Scores, unfinished: Sequence[bool], rule: Unfinished) -> Scores:
     """Scores in which the completions that were cut at the token limit cannot beat one that was not.
 
-    A small model's endless lists often pass a rule by accident; chosen, they teach it never to stop. `lose`: they keep
-    their own score where it is below that of all others, so that they can only be rejected; `leave_out`: they have
-    none; `reject`: they follow nothing.
+    A small model's endless lists often pass a rule by accident; chosen, they teach it never to stop. `leave_out`: they
+    have no score; `reject`: they follow nothing.
 
-    >>> without_unfinished([1.0, 0.5, 0.0], [True, False, True], "lose")
-    [None, 0.5, 0.0]
+    >>> without_unfinished([1.0, 0.5, 0.0], [True, False, True], "leave_out")
+    [None, 0.5, None]
     """
     if rule == "keep":
         return scores
-    finished = [s for s, cut in zip(scores, unfinished, strict=True) if s is not None and not cut]
+    worth = 0.0 if rule == "reject" and not all(unfinished) else None
+    return [(None if s is None else worth) if cut else s for s, cut in zip(scores, unfinished, strict=True)]
 
-    def worth(score: float | None) -> float | None:
-        if score is None or rule == "leave_out" or not finished:
-            return None
-        return 0.0 if rule == "reject" else score if score < min(finished) else None
 
-    return [worth(s) if cut else s for s, cut in zip(scores, unfinished)]
+def below_all(scores: Scores, worst: Sequence[bool]) -> Scores:
+    """Scores, from 0 to 1, in which some completions are worth less than every other.
+
+    >>> below_all([1.0, None, 0.0], [False, True, False])
+    [1.0, -1.0, 0.0]
+    """
+    return [-1.0 if low else s for s, low in zip(scores, worst, strict=True)]
 
 
 def _closest(

@@ -13,12 +13,13 @@ from optative.core.files import Journal
 from optative.data.records import Judgement, Ratings
 from optative.data.writers import write_judgements
 from optative.feedback.on_policy import judge
-from optative.feedback.select import SELECTORS, without_unfinished
+from optative.feedback.select import SELECTORS, below_all, without_unfinished
 from optative.generators.language.adapters import merged
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
 from optative.generators.language.tokens import TruncationCounts
 from optative.objectives.instructions.check import InstructionPrompt, check_answer
+from optative.objectives.repetition import LOOPS, repetition
 from optative.optimizers.loop import on_policy
 from optative.optimizers.units import Unit
 from optative.optimizers.watch import selection_warnings
@@ -82,12 +83,16 @@ def practise(
 
     def select(number: int, found: Judged) -> list[Unit]:
         pairs: list[Unit] = []
-        without, cut_winners, cut = 0, 0, TruncationCounts()
+        without, cut_winners, loops, cut = 0, 0, 0, TruncationCounts()
         for prompt, record, rows in found:
             assert isinstance(record.relation, Ratings)
             lengths = [row["num_tokens"] for row in rows]
             cut_off = [row["finish_reason"] == "length" for row in rows]
             scores = without_unfinished(record.relation.values, cut_off, asked.unfinished)
+            looping = [repetition(row["completion"].split()) > LOOPS for row in rows]
+            loops += sum(looping)
+            if asked.loops == "lose":
+                scores = below_all(scores, looping)
             chosen = SELECTORS[asked.select](scores, lengths, asked.pairs_per_prompt, [spec.seed, number, prompt.id])
             if asked.unfinished != "keep":  # of two cut ones neither is an example
                 chosen = [pair for pair in chosen if not cut_off[pair[0]]]
@@ -108,6 +113,7 @@ def practise(
             "prompts cut on the left": cut.prompts_cut,
             "empty answers": sum(not row["completion"].strip() for row in everything),
             "answers cut at the limit": sum(row["finish_reason"] == "length" for row in everything),
+            "answers that repeat themselves": loops,
         }
         job.counts[f"round {number}"] = counts
         job.events.say(f"  round {number}: " + ", ".join(f"{value} {name}" for name, value in counts.items()))

@@ -14,7 +14,7 @@ from optative.core.files import read_jsonl, write_json
 from optative.core.folder import RunFolder
 from optative.core.ids import content_hash
 from optative.evaluation.assemble import assemble
-from optative.evaluation.independence import prompt_hash
+from optative.evaluation.independence import BASE_LOGPS, WORD_COUNTS, prompt_hash
 from optative.generators.language.adapters import adapter_off, add_lora, has_adapter, merged
 from optative.generators.language.load import open_language_model
 from optative.generators.language.packing import Group
@@ -95,6 +95,7 @@ def _steer(spec: Spec, folder: RunFolder, events: Events) -> Run:
         [row for own in base.values() for row in own],
         [row for own in steered.values() for row in own],
         trained_kinds=trained_kinds,
+        trained_judges=(BASE_LOGPS, WORD_COUNTS) if spec.feedback.loops == "lose" else (BASE_LOGPS,),
         trained_prompt_ids={p.id for p in practice},
         trained_prompt_hashes={prompt_hash(p.prompt) for p in practice},
         kl_values=kl,
