@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from optative.core.config import Config, Field, Table
 
@@ -49,6 +49,22 @@ class LanguageModelOptions(Config):
     on_long_prompt: Literal["error", "truncate_left"] = Field(
         "error", description="What to do when a prompt leaves no room: stop, or cut its beginning (counted and shown)."
     )
+
+
+class Tiny(Config):
+    """A small language model that is made on the spot, of Llama's architecture (`language.tiny`)."""
+
+    layers: int = Field(4, ge=1, description="Number of layers.")
+    hidden: int = Field(192, ge=4, description="Width of the layers; the inner one is 8/3 of it, as in Llama.")
+    heads: int = Field(4, ge=1, description="Heads of the attention; each has an even width.")
+    vocabulary: int = Field(2048, ge=259, description="Tokens: 256 bytes, three special ones, and merges.")
+    context: int = Field(256, ge=2, description="Most tokens of a document.")
+
+    @model_validator(mode="after")
+    def _even_heads(self) -> Tiny:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden must be a multiple of 2 x heads = {2 * self.heads}, found {self.hidden}")
+        return self
 
 
 class EndpointOptions(Config):

@@ -94,6 +94,7 @@ def train(
                 peak=options.learning_rate,
                 schedule=options.schedule,
                 warmup_ratio=options.warmup_ratio,
+                final_ratio=options.final_ratio,
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate

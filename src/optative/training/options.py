@@ -13,6 +13,9 @@ class StepOptions(Config):
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Decay after the warm-up.")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the rate rises linearly.")
+    final_ratio: float = Field(
+        0.0, ge=0, lt=1, description="Share of the peak that a linear or cosine decay ends at, in place of zero."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="The global gradient norm is clipped to this.")
     units_per_step: int = Field(
