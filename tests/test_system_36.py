@@ -1,4 +1,4 @@
-"""System 36, the bandit: losses by other formulas, equal budgets, the traps as planted faults, the record.
+"""System 36, bandit and lengths: losses by other formulas, equal budgets, traps as planted faults, the record.
 
 A trap is a check that holds for the code as it is and fails when its fault is put back.
 """
@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from optative.data.corpora import Document
+from optative.data.openings import openings
 from optative.evaluation import modes
+from optative.generators.language import sample as sampling
+from optative.generators.language.kept import kept
+from optative.generators.language.load import load_language_model
+from optative.generators.language.packing import Group
+from optative.generators.language.trained import prepare_training
+from optative.optimizers import fit as fitting
 from optative.systems import on_policy_bandit as b
 from optative.systems import on_policy_data as m
+from optative.systems import on_policy_lengths as n
 from optative.systems.catalogue import find
 from optative.systems.record import Criterion, read_results
 from optative.systems.status import arms_of, standing
@@ -229,6 +240,167 @@ def test_trap(
         check()
 
 
+# Length rewards on a tiny language model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supervised model of random words, 2 to 12 of them."""
+    from optative.generators.language import tiny
+    from optative.generators.options import Tiny
+
+    rng = np.random.default_rng(0)
+    texts = [" ".join("abcdefgh"[i] for i in rng.integers(0, 8, rng.integers(2, 13))) for _ in range(400)]
+    tokenizer = tiny.train_tokenizer(texts, 300)
+    lm = tiny.build(Tiny(layers=1, hidden=32, heads=2, vocabulary=300, context=96), tokenizer, 0)
+    documents = [tiny.document(tokenizer, text[1:], text[:1]) for text in texts]
+    tiny.pretrain(lm, documents, steps=60, tokens_per_step=512, learning_rate=1e-2, seed=0)
+    return tiny.save(lm, tmp_path_factory.mktemp("sft") / "model")
+
+
+def lengths_world(folder: Path) -> n.World:
+    prompts = [f"{a} {b} {c}" for a in "abcdefgh" for b in "abcdefgh" for c in "abcd"]
+    return n.World(load_language_model(str(folder), dtype="float32"), prompts[:-16], prompts[-16:])
+
+
+def practised(folder: Path, tmp_path: Path, loss: str = "DPO", on: bool = True, reward: str = n.REWARDS[0]) -> Any:
+    options = {"tiny": loss, "on_policy": on, "rounds": 3}
+    with TemporaryDirectory(dir=tmp_path) as files:
+        return n.train(options, reward, 0, lengths_world(folder), Path(files))[0]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(n, "PROMPTS", 16)
+    monkeypatch.setattr(n, "STEPS", 2)
+    monkeypatch.setattr(n, "STEP", 8)
+    monkeypatch.setattr(n, "LONGEST", 32)
+
+
+def judged(*rewards: float) -> n.Judged:
+    """Answers whose ids say which they are; all of one length but for the reward."""
+    return n.Judged(Group((1,), tuple((i, i) for i in range(len(rewards)))), rewards)
+
+
+def test_what_each_algorithm_learns_from() -> None:
+    one = judged(-9, -3, -5, -20)
+    for name in ("DPO", "IPO"):
+        assert [unit.group.completion_ids for unit in n.units([one], name, 0)] == [((1, 1), (3, 3))]
+    (best,) = n.units([one], "BoN", 0)
+    assert (best.group.completion_ids, best.labelled, best.levels) == (((1, 1),), True, (1.0,))
+    (better,) = n.units([one], "Pref-FT", 0)
+    assert (better.group.completion_ids, better.levels) == (((1, 1), (2, 2)), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("loss", n.LOSSES)
+def test_lengths_offline_and_on_policy_spend_the_same(loss: str, folder: Path, tmp_path: Path) -> None:
+    found = {on: practised(folder, tmp_path, loss, on) for on in (False, True)}
+    for name in ("reward queries", "gradient steps", "tail index"):
+        assert found[False][name] == found[True][name], name
+    assert (found[True]["reward queries"], found[True]["gradient steps"]) == (3 * 16 * n.ANSWERS, 6)
+    assert found[True][n.SHARE] != found[False][n.SHARE], "from the second round on they draw other answers"
+    assert set(found[True]) == {n.SHARE, *n.DIAGNOSTICS}
+    assert found[True]["kl to reference"] > 0
+
+
+def test_lengths_are_measured_and_repeatable(folder: Path, tmp_path: Path) -> None:
+    minimal = practised(folder, tmp_path)
+    assert minimal == practised(folder, tmp_path)
+    assert np.mean(minimal[n.SHARE]) > 0.1, "answers become shorter"
+    assert minimal["log-ratio of the best"] > minimal["log-ratio of the worst"]
+    before = n.draw(lengths_world(folder).lm, lengths_world(folder).held_out, 0, "held out")
+    start = np.mean([len(a.ids) for own in before for a in own])
+    by_hand = (start - np.array(minimal["mean length"])) / (start - 1)
+    assert minimal[n.SHARE] == pytest.approx(by_hand)
+    cost, least = n.cost_of("modal length", before)
+    assert (cost(round(start)), cost(round(start) - 2), least) == (0, 2, 0)
+
+
+def lengths_are_on_policy(folder: Path, tmp_path: Path) -> None:
+    assert practised(folder, tmp_path)["largest k1 at the first step"] < 1e-4
+
+
+def lengths_have_a_pinned_reference(folder: Path, tmp_path: Path) -> None:
+    """From the second round on the policy has moved, so that the first step of a round finds rewards."""
+    seen, fit = [], fitting.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "fit", lambda *given, **named: seen.append(fit(*given, **named)) or seen[-1])
+        practised(folder, tmp_path)
+    assert abs(seen[0][0]["rewards/margins"]) < 1e-3 < abs(seen[2][0]["rewards/margins"])
+
+
+def near_ties_give_no_pair(folder: Path, tmp_path: Path) -> None:
+    assert not n.units([judged(-3, -3, -3, -3), judged(-4, -3, -4, -3)], "DPO", 0)
+
+
+def each_round_has_new_prompts(folder: Path, tmp_path: Path) -> None:
+    asked = [prompt for own in n.rounds(lengths_world(folder).prompts, 3, 0) for prompt in own]
+    assert len(set(asked)) == len(asked) == 48
+
+
+def fault_cold_samples(patch: pytest.MonkeyPatch) -> None:
+    settings = sampling.SamplingSettings
+    patch.setattr(sampling, "SamplingSettings", lambda **given: settings(**given, temperature=0.7))
+
+
+def fault_reference_of_each_round(patch: pytest.MonkeyPatch) -> None:
+    fit = fitting.fit
+
+    def moved(lm: Any, *given: Any, **named: Any) -> Any:
+        prepare_training(lm, None, 0, keep_start=True)
+        return fit(lm, *given, **named)
+
+    patch.setattr(fitting, "fit", moved)
+
+
+def fault_any_gap(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(n, "GAP", 0.0)
+
+
+def fault_same_prompts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(n, "rounds", lambda prompts, count, seed: [list(prompts[: n.PROMPTS])] * count)
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        (lengths_are_on_policy, fault_cold_samples),
+        (lengths_have_a_pinned_reference, fault_reference_of_each_round),
+        (near_ties_give_no_pair, fault_any_gap),
+        (each_round_has_new_prompts, fault_same_prompts),
+    ],
+    ids=lambda given: given.__name__,
+)
+def test_trap_of_lengths(check: Any, fault: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(folder, tmp_path)
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(folder, tmp_path)
+
+
+def test_a_model_is_made_once(folder: Path, tmp_path: Path) -> None:
+    made = []
+
+    def make() -> Any:
+        made.append(load_language_model(str(folder), dtype="float32"))
+        return made[-1]
+
+    first, second = (kept(tmp_path / "a" / "b", make) for _ in range(2))
+    assert len(made) == 1
+    assert first.fingerprint == second.fingerprint == made[0].fingerprint
+
+
+def test_openings() -> None:
+    texts = [
+        "one two three four five\nsix\n\nelse",
+        "one two three other words here",
+        "too short",
+        "x" * 50 + " a b c d",
+    ]
+    documents = [Document(text, "here", str(i)) for i, text in enumerate(texts)]
+    assert openings(documents, words=3) == [("one two three", " four five six", "here")]
+
+
 # The record
 
 
@@ -245,13 +417,14 @@ def test_the_criteria_are_the_cards_and_what_was_not_run_is_not_met() -> None:
     assert state.verdict in ("runs", "negative"), "open criteria cannot be reproduced"
 
 
-def test_a_recorded_cell_can_be_repeated() -> None:
+def test_a_recorded_cell_can_be_repeated(tmp_path: Path) -> None:
     (results,) = read_results(find("36"))
     criterion = m.SYSTEM.criteria[1]
     assert isinstance(criterion, Criterion)
     arm, baseline = arms_of(criterion)
     seed = 3
-    found = m.cell({"peak": b.TAIL, "loss": "IPO", "on_policy": True, **m.FULL.model_dump(exclude={"seeds"})}, seed)
+    bandit = m.FULL.model_dump(include={"refreshes", "steps", "learning_rate"})
+    found = m.cell({"peak": b.TAIL, "loss": "IPO", "on_policy": True, **bandit}, seed, tmp_path)
     assert arm == m.arm("on-policy", "IPO", b.TAIL)
     assert np.mean(found.values["reward"]) == pytest.approx(results.values["reward", arm][seed], abs=0.01)
     assert results.values["reward", arm][seed] > results.values["reward", baseline][seed]

@@ -28,6 +28,15 @@ IPO_MARGIN = 10.0  # the paper's beta: the log-ratio that IPO aims at, the inver
 DPO_BETA, GAP = 0.1, 0.2  # pairs whose rewards differ by GAP or less are not learnt from
 TEMPERATURE, MOST_WEIGHT = 0.2, 20.0  # of reward-weighted regression: exp(reward / TEMPERATURE), at most MOST_WEIGHT
 LOSSES = ("BoN", "RWR", "REINFORCE", "DPO", "IPO")
+DIAGNOSTICS = (
+    "kl to reference",
+    "kl from reference",
+    "entropy",
+    "largest k1 at the first step",
+    "tail index",
+    "reward queries",
+    "gradient steps",
+)
 POINTS = 40  # of a curve
 RATE, LONGEST = 0.1, 20_000  # of the flows
 RATIO = "steps to half the mass, reverse over forward"

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
-from optative.systems.on_policy_bandit import ALIGNED, LOSSES, RATIO, TAIL
+from optative.systems.on_policy_bandit import ALIGNED, DIAGNOSTICS, LOSSES, RATIO, TAIL
+from optative.systems.on_policy_lengths import DIAGNOSTICS as TINY_DIAGNOSTICS
+from optative.systems.on_policy_lengths import LOSSES as TINY_LOSSES
+from optative.systems.on_policy_lengths import REWARDS, SHARE
 from optative.systems.record import AnyCriterion, Bound, Criterion, Spread, StudyOptions, System, command
 
 if TYPE_CHECKING:
-    from optative.runs.study import Measured
+    from optative.runs.study import Arm, Measured, Metric
 
 VERSION = 1  # raised when a change of code moves the cells' numbers
 STARTS = (1e-3, 1e-4, 1e-5)  # of the flows
-LENGTH = "tiny LM, share of the range from SFT to the minimum"
 
 
 def arm(sampling: str, loss: str, peak: int) -> str:
@@ -45,8 +47,8 @@ def _criteria() -> tuple[AnyCriterion, ...]:
         *(Bound(metric="reward", arm=name, direction="at_least", limit=0.9, seeds=5) for name in four),
         Spread(metric="reward", arms=four, at_most=0.08, seeds=5),
         *(Bound(metric=RATIO, arm=flow_arm(start), direction="at_most", limit=0.5, seeds=5) for start in STARTS),
-        higher("online DPO", "offline DPO", 0.15, f"{LENGTH}, minimal length", 3),
-        Spread(metric=f"{LENGTH}, modal length", arms=("online DPO", "offline DPO"), at_most=0.05, seeds=3),
+        higher("online DPO", "offline DPO", 0.15, f"{SHARE}, minimal length", 3),
+        Spread(metric=f"{SHARE}, modal length", arms=("online DPO", "offline DPO"), at_most=0.05, seeds=3),
     )
 
 
@@ -65,23 +67,48 @@ SYSTEM = System(
 
 
 class Study(StudyOptions):
-    refreshes: int = Field(600, ge=2, description="How often answers are drawn anew.")
-    steps: int = Field(1, ge=1, description="Gradient steps on the answers of one draw.")
-    learning_rate: float = Field(0.05, gt=0, description="Of Adam, the same for all methods.")
+    refreshes: int = Field(600, ge=2, description="Bandit: how often answers are drawn anew.")
+    steps: int = Field(1, ge=1, description="Bandit: gradient steps on the answers of one draw.")
+    learning_rate: float = Field(0.05, gt=0, description="Bandit: of Adam, the same for all methods.")
+    corpora: tuple[str, ...] = Field(
+        ("python-docstrings", "numpy-docstrings", "torch-docstrings"), description="Tiny LM: what it is trained on."
+    )
+    pretraining: int = Field(60, ge=1, description="Tiny LM: steps of supervised training.")
+    rounds: int = Field(2, ge=1, description="Tiny LM: how often answers are drawn anew.")
 
 
-FULL = Study(seeds=(0, 1, 2, 3, 4))
+FULL = Study(seeds=(0, 1, 2, 3, 4), pretraining=400, rounds=16)
 
 
 def run(study: Study, folder: Path) -> dict[str, Any]:
-    """All arms: five losses, offline and on-policy, two peaks; and the two flows."""
-    from optative.runs.study import Arm, Metric
+    """All arms: the bandit, two flows, and the tiny language model."""
+    from functools import partial
+
     from optative.runs.study import study as run_study
 
-    own = study.model_dump(exclude={"seeds"})
-    arms = {
+    return run_study(
+        folder,
+        name="on-policy-suboptimal",
+        title="Fresh samples and negative gradients where good answers are rare",
+        command=command(36, study, FULL),
+        version=VERSION,
+        arms=arms(study),
+        seeds=study.seeds,
+        metrics=metrics(),
+        cell=partial(cell, folder=folder / "models"),
+        criteria=SYSTEM.hash,
+        notes=(SYSTEM.differs,),
+    )
+
+
+def arms(study: Study) -> dict[str, Arm]:
+    """Each method on-policy beside itself offline, and offline beside the best of N."""
+    from optative.runs.study import Arm
+
+    bandit = study.model_dump(include={"refreshes", "steps", "learning_rate"})
+    found = {
         arm(sampling, loss, peak): Arm(
-            options={"peak": peak, "loss": loss, "on_policy": sampling == "on-policy", **own},
+            options={"peak": peak, "loss": loss, "on_policy": sampling == "on-policy", **bandit},
             baseline=arm("offline", loss, peak) if sampling == "on-policy" else _offline_baseline(loss, peak),
             panel=f"peak at {peak}",
         )
@@ -89,34 +116,39 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
         for sampling in ("on-policy", "offline")
         for loss in LOSSES
     }
-    arms |= {flow_arm(start): Arm(options={"start": start}, panel="flows") for start in STARTS}
-    found = ("kl to reference", "kl from reference", "entropy", "largest k1 at the first step", "tail index")
-    metrics = {"reward": Metric("same_rule_held_out", (0.0, 1.0))}
-    metrics |= {name: Metric("independent") for name in (*found, "reward queries", "gradient steps")}
-    flows = (RATIO, "steps to half the mass, forward", "steps to half the mass, reverse")
-    metrics |= {name: Metric("independent") for name in flows}
-    return run_study(
-        folder,
-        name="on-policy-suboptimal",
-        title="Fresh samples and negative gradients where good answers are rare",
-        command=command(36, study, FULL),
-        version=VERSION,
-        arms=arms,
-        seeds=study.seeds,
-        metrics=metrics,
-        cell=cell,
-        criteria=SYSTEM.hash,
-        notes=(SYSTEM.differs,),
-    )
+    found |= {flow_arm(start): Arm(options={"start": start}, panel="flows") for start in STARTS}
+    tiny = study.model_dump(include={"corpora", "pretraining", "rounds"}, mode="json")
+    return found | {
+        f"{sampling} {loss}": Arm(
+            options={"tiny": loss, "on_policy": sampling == "online", **tiny},
+            baseline=f"offline {loss}" if sampling == "online" else None if loss == "BoN" else "offline BoN",
+            panel="tiny LM",
+        )
+        for sampling in ("online", "offline")
+        for loss in TINY_LOSSES
+    }
+
+
+def metrics() -> dict[str, Metric]:
+    from optative.runs.study import Metric
+
+    found = {"reward": Metric("same_rule_held_out", (0.0, 1.0))}
+    found |= {f"{SHARE}, {reward}": Metric("same_rule_held_out") for reward in REWARDS}
+    bandit = (*DIAGNOSTICS, RATIO, "steps to half the mass, forward", "steps to half the mass, reverse")
+    tiny = (f"{name}, {reward}" for name in TINY_DIAGNOSTICS for reward in REWARDS)
+    return found | {name: Metric("independent") for name in (*bandit, *tiny)}
 
 
 def _offline_baseline(loss: str, peak: int) -> str | None:
     return None if loss == "BoN" else arm("offline", "BoN", peak)
 
 
-def cell(options: Mapping[str, Any], seed: int) -> Measured:
-    from optative.systems import on_policy_bandit as bandit
+def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
+    """`folder` keeps the supervised language models."""
+    from optative.systems import on_policy_bandit, on_policy_lengths
 
+    if "tiny" in options:
+        return on_policy_lengths.cell(options, seed, folder)
     if "start" in options:
-        return bandit.time_flows(options["start"], seed)
-    return bandit.train(options, seed, bandit.world(options, seed))
+        return on_policy_bandit.time_flows(options["start"], seed)
+    return on_policy_bandit.train(options, seed, on_policy_bandit.world(options, seed))

@@ -33,7 +33,7 @@ from optative.core.rng import uniforms
 from optative.generators.language.attention import base_of, why_no_layout
 from optative.generators.language.cache import SLACK, CachedRows, PlainRows, Prefix
 from optative.generators.language.heads import Head
-from optative.generators.language.packing import Ids
+from optative.generators.language.packing import Group, Ids
 from optative.generators.language.tokens import Text, Truncation, TruncationCounts, encode_prompt, start_ids
 
 PREFILL_TOKENS = 2048
@@ -119,6 +119,14 @@ def sample(
         for module in training:
             module.training = True
     return [[job.done[i] for i in range(n)] for job in jobs]
+
+
+def sampled_groups(lm: Any, prompts: Sequence[Text], completions: Sequence[Sequence[Completion]]) -> list[Group]:
+    """Prompts with their samples as ids, the end token included: what scoring and training take."""
+    return [
+        Group(encode_prompt(lm, prompt), tuple(one.ids for one in own))
+        for prompt, own in zip(prompts, completions, strict=True)
+    ]
 
 
 def fit_prompts(
