@@ -528,7 +528,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2404.14313",
         claim="Raising the mutual information between principles and answers makes a base model follow "
         "principles without preference labels or examples.",
-        module=None,
+        module="optative.systems.mutual_information",
     ),
     Entry(
         58,
