@@ -114,9 +114,17 @@ def sums_of(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Pre
 
 
 def reference_sums(lm: LanguageModel, units: Units, chosen: Sequence[int], options: Preference) -> list[list[float]]:
-    """Log-probabilities of the completions of some units where the policy started: adapter off, or as it began."""
+    """Log-probabilities of the completions of some units where the policy started: adapter off, or as it began.
+
+    Processes share the work; all of them have to call it.
+    """
+    here = world()
+    own = chosen[here.rank :: here.size]
     with starting_point(lm):
-        return sums_of(lm, units, chosen, options)
+        found = dict(zip(own, sums_of(lm, units, own, options)))
+    for others in here.every(found):
+        found |= others
+    return [found[i] for i in chosen]
 
 
 def train_preferences(
@@ -249,10 +257,7 @@ def step_micros(
         return micros
     seed = torch.initial_seed()
     micros = [replace(micro, dropout_seed=seed + n) for n, micro in enumerate(micros)]
-    found: dict[int, Sums] = {}
-    with torch.no_grad():
-        for micro in micros:
-            found |= dict(zip(micro.units, _apart(_forward(lm, micro, options), micro.pack)))
+    found = _sums_of_units(lm, micros, options)
     for others in world().every(found):
         found |= others
     order = sorted(found)  # the same on every process and for every packing
@@ -371,15 +376,18 @@ def measure(
     lm.model.eval()
     found: dict[str, tuple[float, float]] = {}
     total, sums = 0.0, dict[int, list[float]]()
+    here = world()
     for at in range(0, len(units), options.units_per_step):
         chosen = range(at, min(at + options.units_per_step, len(units)))
-        micros = pack_units(units, chosen, options.scoring_budget, reference)
+        # Split weights are gathered at each forward, so that all processes have to make the same ones.
+        mine = chosen if options.shard else chosen[here.rank :: here.size]
+        parts = _sums_of_units(lm, pack_units(units, mine, options.scoring_budget, reference), options)
+        for others in [] if options.shard else here.every(parts):
+            parts |= others
         kl = mismatched_kl(lm, units, chosen, options) if any(term.needs_kl for term in losses) else None
-        parts = [_forward(lm, micro, options) for micro in micros]
-        own = [units[i] for micro in micros for i in micro.units]
-        for micro, part in zip(micros, parts):
-            sums |= {i: own.logps_C.tolist() for i, own in zip(micro.units, _apart(part, micro.pack))}
-        whole = _joined(parts)
+        own = [units[i] for i in chosen]
+        sums |= {i: parts[i].logps_C.tolist() for i in chosen}
+        whole = _joined([parts[i] for i in chosen])
         total += float(step_loss(losses, own, whole, len(units), kl))
         for name, (value, count) in measures(own, whole, losses).items():
             old = found.get(name, (0.0, 0.0))
@@ -387,6 +395,15 @@ def measure(
     lm.model.train(training)
     means = {name: value / count for name, (value, count) in found.items()}
     return {"loss": total, **means}, [sums[i] for i in range(len(units))]
+
+
+@torch.no_grad()
+def _sums_of_units(lm: LanguageModel, micros: Sequence[Micro], options: Preference) -> dict[int, Sums]:
+    """The sums of each unit of some packs."""
+    found: dict[int, Sums] = {}
+    for micro in micros:
+        found |= dict(zip(micro.units, _apart(_forward(lm, micro, options), micro.pack)))
+    return found
 
 
 def _forward(lm: LanguageModel, micro: Micro, options: Preference) -> Sums:

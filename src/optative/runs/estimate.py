@@ -19,6 +19,7 @@ from optative.optimizers.preference import micro_loss, reference_sums, step_micr
 from optative.optimizers.terms import Term
 from optative.optimizers.units import Units
 from optative.runs.environment import peak_memory_bytes, resident_bytes
+from optative.training.distribution import world
 
 SAMPLE = 24  # units that are timed; they are spread evenly over the lengths
 
@@ -67,4 +68,5 @@ def estimate(
     release()
     scale = sum(tokens) / sampled
     moments = sum(2 * p.numel() * p.element_size() for p in parameters)
-    return Estimate(scale * (options.epochs * training + (scoring if needed else 0.0)), max(peak + moments, at_the_end))
+    steps = options.epochs * training / world().size  # the reference pass was shared out already
+    return Estimate(scale * (steps + (scoring if needed else 0.0)), max(peak + moments, at_the_end))
