@@ -59,5 +59,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "$(CURDIR)" > $@
 
 $(READY_DEV): $(READY)
-	$(PIP) -q -c constraints.txt -e '.[gguf,tensorboard,dev]'
+	$(PIP) -q -c constraints.txt -e '.[gguf,tensorboard,systems,dev]'
 	@touch $@

@@ -26,7 +26,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2501.01956",
         claim="Showing a document's source during most of pretraining, and hiding it at the end, reaches the "
         "same average score with a third less data.",
-        module=None,
+        module="optative.systems.metadata_conditioning",
     ),
     Entry(
         3,
@@ -491,7 +491,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2407.09435",
         claim="Distilling from the old model where the new one is wrong cuts negative flips of a model update "
         "by up to 40 %.",
-        module=None,
+        module="optative.systems.compatible_updates",
     ),
     Entry(
         54,
