@@ -35,8 +35,9 @@ class Unit:
 
     @property
     def key(self) -> str:
-        """Identity of what is scored: tokens and masks, not the labels."""
-        return content_hash([self.group.prompt_ids, self.group.completion_ids, self.group.masks])
+        """Identity of what is scored: tokens, masks and control, not the labels."""
+        own = [self.group.prompt_ids, self.group.completion_ids, self.group.masks]
+        return content_hash([*own, self.group.control] if self.group.control else own)
 
     @property
     def counted(self) -> list[int]:

@@ -18,12 +18,14 @@ class Group:
     """A prompt and its completions as token ids.
 
     `masks`, one for each completion, says which of its tokens carry loss; None: all of them. Turns of other speakers
-    inside a completion of several turns carry none.
+    inside a completion of several turns carry none. `control`: the LoRA of this label is on (`controls`); groups of
+    different controls are never in one pack.
     """
 
     prompt_ids: Ids
     completion_ids: tuple[Ids, ...]
     masks: tuple[tuple[bool, ...], ...] | None = None
+    control: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -54,12 +56,20 @@ class Pack:
     def num_tokens(self) -> int:
         return sum(g.num_tokens for g in self.groups)
 
+    @property
+    def control(self) -> str:
+        """The control of all its groups."""
+        found = {group.control for group in self.groups}
+        if len(found) > 1:
+            raise InputError("one forward has one control", field="control", found=sorted(found))
+        return found.pop() if found else ""
+
 
 def plan(groups: Sequence[Group], token_budget: int) -> list[Pack]:
     """Fill packs of at most `token_budget` tokens: longest group first, each into the first pack with room.
 
-    A group is never split; one above the budget gets a pack of its own. Equal lengths keep their order, so the plan
-    depends on the lengths alone.
+    A group is never split; one above the budget gets a pack of its own; a pack has one control. Equal lengths keep
+    their order, so the plan depends on lengths and controls alone.
     """
     if token_budget < 1:
         raise InputError("no room for any token", field="token_budget", found=token_budget, expected="1 or more")
@@ -67,7 +77,8 @@ def plan(groups: Sequence[Group], token_budget: int) -> list[Pack]:
     room: list[int] = []
     for i in sorted(range(len(groups)), key=lambda i: -groups[i].num_tokens):
         size = groups[i].num_tokens
-        p = next((p for p, left in enumerate(room) if left >= size), None)
+        fits = (p for p, left in enumerate(room) if left >= size and groups[members[p][0]].control == groups[i].control)
+        p = next(fits, None)
         if p is None:
             members.append([])
             room.append(max(token_budget, size))

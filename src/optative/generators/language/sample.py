@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Completion:
 
 def sample(
     lm: Any,
-    prompts: Sequence[Text],
+    prompts: Sequence[Text | Ids],
     n: int,
     settings: SamplingSettings,
     *,
@@ -82,7 +82,7 @@ def sample(
     memory_bytes: int = 1 << 30,
     lanes: int | None = None,
 ) -> list[list[Completion]]:
-    """`n` completions for each prompt.
+    """`n` completions for each prompt: a text, a conversation, or ids, which are taken as they are.
 
     `keys` name the prompts for the random numbers; by default a prompt's own tokens do, so that two equal prompts
     without keys get equal samples. `progress(done, total)` counts completions. At most `max_rows` rows run together,
@@ -121,17 +121,17 @@ def sample(
     return [[job.done[i] for i in range(n)] for job in jobs]
 
 
-def sampled_groups(lm: Any, prompts: Sequence[Text], completions: Sequence[Sequence[Completion]]) -> list[Group]:
+def sampled_groups(lm: Any, prompts: Sequence[Text | Ids], completions: Sequence[Sequence[Completion]]) -> list[Group]:
     """Prompts with their samples as ids, the end token included: what scoring and training take."""
     return [
-        Group(encode_prompt(lm, prompt), tuple(one.ids for one in own))
+        Group(_ids_of(lm, prompt), tuple(one.ids for one in own))
         for prompt, own in zip(prompts, completions, strict=True)
     ]
 
 
 def fit_prompts(
     lm: Any,
-    prompts: Sequence[Text],
+    prompts: Sequence[Text | Ids],
     max_new_tokens: int,
     *,
     truncation: Truncation | None,
@@ -144,7 +144,7 @@ def fit_prompts(
     """
     fitted = []
     for i, prompt in enumerate(prompts):
-        ids, limit = encode_prompt(lm, prompt), max_new_tokens
+        ids, limit = _ids_of(lm, prompt), max_new_tokens
         if truncation is not None:
             ids = truncation.fit_prompt(ids, limit, counts=counts, start=start_ids(lm))
             limit = min(limit, truncation.max_length - len(ids))
@@ -157,6 +157,12 @@ def fit_prompts(
             )
         fitted.append((ids, limit))
     return fitted
+
+
+def _ids_of(lm: Any, prompt: Text | Ids) -> Ids:
+    if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
+        return prompt
+    return encode_prompt(lm, cast(Text, prompt))
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from optative.generators.language.attention import (
     run_backbone,
     why_no_layout,
 )
+from optative.generators.language.controls import active
 from optative.generators.language.fused import run_fused, why_not_fused
 from optative.generators.language.heads import Head
 from optative.generators.language.packing import Group, Pack, plan
@@ -175,9 +176,10 @@ def hidden_states(model: Any, pack: Pack, *, packed: bool = True) -> tuple[Tenso
     device = base.get_input_embeddings().weight.device
     targets = [t for g in pack.groups for c in g.completion_ids for t in c]
     targets_N = torch.tensor(targets, device=device)
-    if packed and why_no_layout(base) is None:
-        return _packed(base, pack, device), targets_N
-    return _padded(base, pack, device), targets_N
+    with active(base, pack.control):
+        if packed and why_no_layout(base) is None:
+            return _packed(base, pack, device), targets_N
+        return _padded(base, pack, device), targets_N
 
 
 def _packed(base: Any, pack: Pack, device: Any) -> Tensor:

@@ -52,9 +52,9 @@ def is_full(lm: LanguageModel) -> bool:
 
 
 def trained_parameters(lm: LanguageModel) -> dict[str, Any]:
-    """The float32 parameters that are trained, by name, sorted; tied ones once."""
+    """The float32 parameters that are trained, by name, sorted; tied ones once, frozen ones not at all."""
     if is_full(lm):
-        return dict(sorted(lm.model.named_parameters()))
+        return {name: p for name, p in sorted(lm.model.named_parameters()) if p.requires_grad}
     return adapters.lora_parameters(lm)
 
 
