@@ -167,7 +167,7 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
         **found,
         "losses": losses,
         "operations": operations,
-        "rate": shape.rate(str(lm.dtype).removeprefix("torch."), options.token_budget),
+        "rate": shape.rate(str(lm.dtype).removeprefix("torch."), options.scoring_budget),
     }
 
 

@@ -2,8 +2,8 @@
 
 .venv/bin/python benchmarks/long/growth.py [--sizes 1000 200000]
 
-Each size is one `optative align` in a process of its own, on generated pairs of lognormal lengths, with the tests'
-model of two layers, so that what is not the model's own work shows. Pairs per second are those of the training with
+Each size is one `optative align` in a process of its own, on generated pairs of lognormal lengths, short ones, with the
+tests' model of two layers, so that what is not the model's own work shows. Pairs per second are those of the training with
 its reference pass, and of everything together. Results: `benchmarks/results/growth.json`.
 """
 
@@ -34,7 +34,7 @@ def write_pairs(path: Path, n: int) -> None:
     with open(path, "w") as stream:
         for i in range(n):
             prompt, chosen, rejected = (
-                " ".join(rng.choice(WORDS, int(np.clip(rng.lognormal(2.0, 0.5), 2, 40)))) for _ in range(3)
+                " ".join(rng.choice(WORDS, int(np.clip(rng.lognormal(0.7, 0.5), 1, 12)))) for _ in range(3)
             )
             row = {"prompt": f"{i}: {prompt}", "chosen": f"{chosen}.", "rejected": f"{rejected}!"}
             stream.write(json.dumps(row) + "\n")
@@ -44,7 +44,7 @@ def one(n: int, model: Path, folder: Path) -> dict[str, Any]:
     pairs = folder / f"{n}.jsonl"
     write_pairs(pairs, n)
     command = [str(Path(sys.executable).parent / "optative"), "align", str(pairs), "--model", str(model)]
-    command += ["--out", str(folder / f"run-{n}"), "--set", "dtype=float32", "--set", "dpo.units_per_step=32"]
+    command += ["--out", str(folder / f"run-{n}"), "--set", "dtype=float32", "--set", "dpo.units_per_step=64"]
     command += ["--set", f"held_out={min(0.1, 1000 / n)}", "--set", "dpo.token_budget=2048"]
     began = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
