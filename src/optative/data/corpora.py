@@ -1,4 +1,4 @@
-"""Texts that a user has already: those that travel with Python, with installed packages, and with two Debian packages.
+"""Texts that a user has already: those of Python, of installed packages, of two Debian packages, and made-up ones.
 
 Knows: where such texts lie and what their source is called. Does not know: tokens, models, train and test splits.
 Nothing is imported, run or downloaded: files are read as text. The files of a corpus come in a fixed order that is
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from optative.core.errors import InputError, unknown
 from optative.core.ids import content_hash
+from optative.data.invented import grumbles
 
 PIECE = 1000  # characters: about as many as a small model sees at once
 _NOT_OURS = {"site-packages", "dist-packages", "test", "tests", "testing", "_vendor", "__pycache__", "idle_test"}
@@ -199,6 +200,11 @@ def _characters() -> Iterator[Document]:
         yield Document("\n".join(name for _, name in kept[at : at + 40]), kept[at][1].split()[0].lower(), start)
 
 
+def _grumbles() -> Iterator[Document]:
+    for number, text in enumerate(grumbles()):
+        yield Document(text, "grumbles", str(number))
+
+
 # -------------------- Debian packages
 
 
@@ -250,6 +256,7 @@ CORPORA: dict[str, Callable[[], Iterator[Document]]] = {
     "package-readmes": _readmes,
     "package-licences": _licences,
     "unicode-names": _characters,
+    "grumbles": _grumbles,
     "fortunes": _fortunes,
     "wordnet-glosses": _wordnet,
 }

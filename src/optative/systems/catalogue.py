@@ -437,7 +437,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2310.00819",
         claim="Tuning a soft prompt or an adapter as the control token for good and bad answers aligns better "
         "than control sentences in words.",
-        module=None,
+        module="optative.systems.control_tokens",
     ),
     Entry(
         48,

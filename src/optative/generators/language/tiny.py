@@ -28,7 +28,7 @@ from optative.core.rng import seed_from, stream
 from optative.generators.language import adapters
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.packing import Group, Pack, plan
-from optative.generators.language.score import score, score_pack
+from optative.generators.language.score import score_pack, summed
 from optative.generators.language.template import PLAIN, ChatTemplate
 from optative.generators.language.tokens import encode_apart
 from optative.generators.language.trained import trained_parameters
@@ -203,7 +203,7 @@ def pretrain_stages(
 
     def before_step(index: int) -> None:
         nonlocal tokens
-        tokens = sum(_num_targets(groups[i]) for i in steps[index])
+        tokens = sum(sum(groups[i].counted) for i in steps[index])
 
     def micro_batches(own: Sequence[int]) -> list[Pack]:
         return plan([groups[i] for i in own], PACK_TOKENS)
@@ -239,20 +239,8 @@ def pretrain_stages(
 
 def mean_loss(lm: LanguageModel, groups: Sequence[Group]) -> float:
     """Nats a token over all tokens of the documents that carry loss."""
-    total = 0.0
-    for group, found in zip(groups, score(lm, groups, token_budget=PACK_TOKENS)):
-        for mask, own in zip(_masks(group), found):
-            assert own.logps is not None
-            total -= float(own.logps[mask].sum(dtype=np.float64))
-    return total / sum(map(_num_targets, groups))
-
-
-def _masks(group: Group) -> list[np.ndarray]:
-    return [np.array(mask) for mask in group.masks or [[True] * len(ids) for ids in group.completion_ids]]
-
-
-def _num_targets(group: Group) -> int:
-    return sum(map(sum, group.masks)) if group.masks else group.num_tokens - len(group.prompt_ids)
+    logps = summed(lm, groups, token_budget=PACK_TOKENS)
+    return -sum(map(sum, logps)) / sum(sum(group.counted) for group in groups)
 
 
 def _hash(groups: Sequence[Group], steps: Sequence[Sequence[int]]) -> str:
