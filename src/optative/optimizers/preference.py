@@ -323,7 +323,7 @@ def mismatched_groups(units: Units, chosen: Sequence[int], context_length: int) 
                 candidate.completion_ids[other] != group.completion_ids[own]
             )
             if different and len(group.prompt_ids) + len(candidate.completion_ids[other]) <= context_length:
-                found.append(Group(group.prompt_ids, (candidate.completion_ids[other],)))
+                found.append(Group(group.prompt_ids, (candidate.completion_ids[other],), control=group.control))
                 break
         else:
             raise InputError(

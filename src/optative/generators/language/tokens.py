@@ -205,7 +205,7 @@ def shorten(lm: Any, group: Group, prompt: int | None = None, completion: int | 
     """
     prompt_ids = group.prompt_ids if prompt is None else cut_left(group.prompt_ids, prompt, start_ids(lm))[0]
     masks = group.masks and tuple(mask[:completion] for mask in group.masks)
-    return Group(prompt_ids, tuple(ids[:completion] for ids in group.completion_ids), masks)
+    return Group(prompt_ids, tuple(ids[:completion] for ids in group.completion_ids), masks, group.control)
 
 
 def encode_apart(tokenizer: Any, text: str) -> Ids:
