@@ -27,7 +27,7 @@ from optative.systems.record import read_results
 from optative.systems.status import standing
 
 SMALL = {"layers": 1, "hidden": 64, "heads": 4, "vocabulary": 1024, "context": 128}
-DOCUMENTS = 2500
+DOCUMENTS = (500, 1500)
 QUERIES = world.queries(60, stream(0, "queries"))
 
 
@@ -189,7 +189,7 @@ def test_trap(
 
 def test_a_base_that_does_not_follow_stops_with_advice(folder: Path) -> None:
     with pytest.raises(InputError, match="nothing to make stronger") as raised:
-        m.align(folder, options(documents=100, shuffle=False), 0)
+        m.align(folder, options(documents=(50, 50), shuffle=False), 0)
     assert "stronger base model" in str(raised.value)
 
 

@@ -60,18 +60,21 @@ def _criteria() -> tuple[AnyCriterion, ...]:
 
 SYSTEM = System(
     criteria=_criteria(),
-    differs="A language model of 2 million weights that was pretrained on generated text which follows each principle "
-    "with probability 0.6, and rules in place of a judge. Training answers are greedy as published, but following and "
-    "bound are measured on answers sampled at temperature 1: a greedy answer of a model that follows with 0.6 follows "
-    "nearly always. Sampling and training use one plain prompt, with the principles in a new order, without a turn "
-    "that shows the format. Learning rate and batch are the small model's own. Published summaries are only scored, "
-    "by another model than those that wrote them, so that their figures are no bound.",
+    differs="A language model of 2 million weights, pretrained on generated texts that follow their principles, then on "
+    "ones that follow each with probability 0.6 (in 200 steps the latter alone taught it nothing); rules in place "
+    "of a judge. Training answers are greedy as published, but following and bound are measured on answers sampled at "
+    "temperature 1: a model that follows with 0.6 nearly always follows greedily. "
+    "Sampling and training use one plain prompt, with the principles in a new order, without a turn that shows the "
+    "format. Learning rate and batch are the small model's own. Published summaries are only scored, by another model "
+    "than those that wrote them, so that their figures are no bound.",
 )
 
 
 class Study(StudyOptions):
     model: Tiny = Field(Tiny(layers=4, hidden=192, vocabulary=1024, context=128), description="The base.")
-    documents: int = Field(20_000, ge=100, description="Texts of the base's pretraining, each seen once.")
+    documents: tuple[int, int] = Field(
+        (25_000, 15_000), description="Pretraining texts that follow their principles always, then weakly; each once."
+    )
     queries: int = Field(600, ge=2, description="Queries without answers, half of them for each iteration in turn.")
     held_out: int = Field(400, ge=2, description="Queries on which all is measured.")
     temperature: float = Field(0.0, ge=0, description="Of the answers that are trained on; 0: greedy, as published.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERSION = 1  # raised when a change of code moves the base's weights
 HELD_OUT = ((0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 0, 1), (1, 1, 1, 1))  # combinations that training never states
 TRAINED = tuple(c for c in product((0, 1), repeat=4) if c not in HELD_OUT)
-WEAKLY, NEW_TOKENS = 0.6, 40
+WEAKLY, NEW_TOKENS, TOKENS = 0.6, 40, 4096  # TOKENS: of a step of pretraining
 
 
 class Seen(NamedTuple):
@@ -34,30 +34,43 @@ def prompt(query: str, stated: str) -> str:
     return f"{stated}\n{query}"
 
 
-def base(folder: Path, model: Mapping[str, Any], documents: int, queries: Sequence[str], seed: int) -> tuple[Any, Path]:
-    """The base of a seed, made once for all arms, and the file of its weights; a pretraining cut off goes on."""
+def base(
+    folder: Path, model: Mapping[str, Any], documents: Sequence[int], queries: Sequence[str], seed: int
+) -> tuple[Any, Path]:
+    """The base of a seed, made once for all arms, and the file of its weights; a pretraining cut off goes on.
+
+    documents: how many of each stage. The texts of the first follow their principles always, those of the second
+    weakly: so the base knows what the words mean, as a large model does, and hardly acts on them.
+    """
     import math
 
     from optative.core.ids import content_hash
     from optative.core.rng import stream
     from optative.generators.language import tiny
-    from optative.generators.language.trained import load_trained, save_trained
+    from optative.generators.language.trained import load_trained, prepare_training, save_trained
     from optative.generators.options import Tiny
     from optative.objectives import checked_principles as world
 
-    texts = world.documents(documents, queries, WEAKLY, stream(seed, "documents"))
-    prompts = [prompt(query, stated) for query, stated, _ in texts]
-    tokenizer = tiny.train_tokenizer(
-        [f"{p} {text}" for p, (_, _, text) in zip(prompts, texts)][:4000], model["vocabulary"]
-    )
+    stages = [
+        [
+            (prompt(query, stated), f" {text}")
+            for query, stated, text in world.documents(count, queries, follow, stream(seed, "documents", follow))
+        ]
+        for count, follow in zip(documents, (1.0, WEAKLY))
+    ]
+    tokenizer = tiny.train_tokenizer([before + text for before, text in stages[-1][:4000]], model["vocabulary"])
     lm = tiny.build(Tiny.model_validate(model), tokenizer, seed)
-    place = folder / content_hash([VERSION, seed, model, texts])[:12]
+    place = folder / content_hash([VERSION, seed, model, stages])[:12]
     weights = place / "base.safetensors"
     if not weights.exists():
-        groups = [tiny.document(tokenizer, f" {text}", before) for before, (_, _, text) in zip(prompts, texts)]
-        steps = math.ceil(sum(group.num_tokens for group in groups) / 4096)
-        tiny.pretrain(lm, groups, steps=steps, tokens_per_step=4096, learning_rate=2e-3, seed=seed, folder=place)
+        plan = []
+        for texts in stages:
+            groups = [tiny.document(tokenizer, text, before) for before, text in texts]
+            plan.append(tiny.Stage(groups, math.ceil(sum(group.num_tokens for group in groups) / TOKENS)))
+        tiny.pretrain_stages(lm, plan, tokens_per_step=TOKENS, learning_rate=3e-3, seed=seed, folder=place)
+        prepare_training(lm, None, seed)
         save_trained(lm, weights)
+    prepare_training(lm, None, seed)
     load_trained(lm, weights)
     return lm, weights
 
