@@ -264,14 +264,13 @@ def lengths_world(folder: Path) -> n.World:
 
 
 def practised(folder: Path, tmp_path: Path, loss: str = "DPO", on: bool = True, reward: str = n.REWARDS[0]) -> Any:
-    options = {"tiny": loss, "on_policy": on, "rounds": 3}
+    options = {"tiny": loss, "on_policy": on, "rounds": 3, "prompts": 16}
     with TemporaryDirectory(dir=tmp_path) as files:
         return n.train(options, reward, 0, lengths_world(folder), Path(files))[0]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(n, "PROMPTS", 16)
     monkeypatch.setattr(n, "STEPS", 2)
     monkeypatch.setattr(n, "STEP", 8)
     monkeypatch.setattr(n, "LONGEST", 32)
@@ -299,7 +298,7 @@ def test_lengths_offline_and_on_policy_spend_the_same(loss: str, folder: Path, t
         assert found[False][name] == found[True][name], name
     assert (found[True]["reward queries"], found[True]["gradient steps"]) == (3 * 16 * n.ANSWERS, 6)
     assert found[True][n.SHARE] != found[False][n.SHARE], "from the second round on they draw other answers"
-    assert set(found[True]) == {n.SHARE, *n.DIAGNOSTICS}
+    assert set(found[True]) == {n.SHARE, *n.MOVED, *n.SPENT}
     assert found[True]["kl to reference"] > 0
 
 
@@ -334,7 +333,7 @@ def near_ties_give_no_pair(folder: Path, tmp_path: Path) -> None:
 
 
 def each_round_has_new_prompts(folder: Path, tmp_path: Path) -> None:
-    asked = [prompt for own in n.rounds(lengths_world(folder).prompts, 3, 0) for prompt in own]
+    asked = [prompt for own in n.rounds(lengths_world(folder).prompts, 3, 16, 0) for prompt in own]
     assert len(set(asked)) == len(asked) == 48
 
 
@@ -358,7 +357,7 @@ def fault_any_gap(patch: pytest.MonkeyPatch) -> None:
 
 
 def fault_same_prompts(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(n, "rounds", lambda prompts, count, seed: [list(prompts[: n.PROMPTS])] * count)
+    patch.setattr(n, "rounds", lambda prompts, count, each, seed: [list(prompts[:each])] * count)
 
 
 @pytest.mark.parametrize(

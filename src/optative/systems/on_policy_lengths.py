@@ -35,23 +35,14 @@ LOSSES: dict[str, tuple[str, dict[str, float]]] = {
     "DPO": ("dpo", {"beta": 0.1}),
     "IPO": ("ipo", {"beta": 0.5}),  # aims at 1 nat a token
 }
-PROMPTS, ANSWERS, STEP = 64, 4, 16  # of a round: prompts and answers to each; units of a gradient step
+ANSWERS, STEP = 4, 16  # answers to each prompt; units of a gradient step
 STEPS, RATE = 4, 1e-3  # gradient steps of a round, AdamW's learning rate
 GAP = 1.0  # pairs whose rewards differ by GAP tokens or less are not learnt from
-HELD_OUT, LONGEST = 64, 64  # prompts that are measured on; most tokens of an answer
+LONGEST = 64  # most tokens of an answer
 LOOK = 4  # rounds between two points of the curve
 WORDS = 3  # of a text that are its prompt
-DIAGNOSTICS = (
-    "mean length",
-    "tail index",
-    "kl to reference",
-    "log-ratio of the best",
-    "log-ratio of the worst",
-    "largest k1 at the first step",
-    "reward queries",
-    "gradient steps",
-    "units",
-)
+SPENT = ("reward queries", "gradient steps", "units", "largest k1 at the first step")
+MOVED = ("mean length", "tail index", "kl to reference", "log-ratio of the best", "log-ratio of the worst")
 TOLERANCE = 1e-3  # nats an answer: the same log-probabilities computed in two ways differ by rounding
 
 
@@ -96,7 +87,7 @@ def world(options: Mapping[str, Any], seed: int, folder: Path) -> World:
 
     texts = texts_of(tuple(options["corpora"]))
     texts = [texts[i] for i in stream(seed, "texts").permutation(len(texts))]
-    held_out, practice = texts[:HELD_OUT], texts[HELD_OUT:]
+    held_out, practice = texts[: options["prompts"]], texts[options["prompts"] :]
 
     def make() -> LanguageModel:
         size = Tiny()
@@ -107,7 +98,7 @@ def world(options: Mapping[str, Any], seed: int, folder: Path) -> World:
         tiny.pretrain(lm, documents, steps=steps, tokens_per_step=4096, learning_rate=3e-3, seed=seed)
         return lm
 
-    name = content_hash([texts, options["pretraining"], seed])[:12]
+    name = content_hash([practice, options["pretraining"], seed])[:12]
     return World(kept(folder / name, make), [text[0] for text in practice], [text[0] for text in held_out])
 
 
@@ -138,7 +129,7 @@ def train(options: Mapping[str, Any], reward: str, seed: int, world: World, fold
     prepare_training(lm, None, seed, keep_start=True)
     before = draw(lm, world.held_out, seed, "held out")
     cost, least = cost_of(reward, before)
-    spent = dict.fromkeys(("reward queries", "gradient steps", "units", "largest k1 at the first step"), 0.0)
+    spent = dict.fromkeys(SPENT, 0.0)
     curve: tuple[list[float], list[float]] = ([], [])
     pairs: list[Unit] = []  # of the first round, the same in all arms
 
@@ -170,7 +161,8 @@ def train(options: Mapping[str, Any], reward: str, seed: int, world: World, fold
             curve[0].append(spent["gradient steps"])
             curve[1].append(mean(cost, *draw(lm, world.held_out, seed, "look", n=1)))
 
-    on_policy(rounds(world.prompts, options["rounds"], seed), sample=sample, label=label, select=select, train=teach)
+    asked = rounds(world.prompts, options["rounds"], options["prompts"], seed)
+    on_policy(asked, sample=sample, label=label, select=select, train=teach)
     after = draw(lm, world.held_out, seed, "held out")
     moved = np.array(sums_of(lm, pairs, range(len(pairs)), settings))
     with starting_point(lm):
@@ -189,13 +181,13 @@ def train(options: Mapping[str, Any], reward: str, seed: int, world: World, fold
     return values, curve
 
 
-def rounds(prompts: Sequence[str], count: int, seed: int) -> list[list[str]]:
+def rounds(prompts: Sequence[str], count: int, each: int, seed: int) -> list[list[str]]:
     """Other prompts in each round."""
     from optative.core.rng import stream
 
     order = stream(seed, "rounds").permutation(len(prompts))
-    assert len(order) >= count * PROMPTS, "prompts would come again"
-    return [[prompts[i] for i in order[at : at + PROMPTS]] for at in range(0, count * PROMPTS, PROMPTS)]
+    assert len(order) >= count * each, "prompts would come again"
+    return [[prompts[i] for i in order[at : at + each]] for at in range(0, count * each, each)]
 
 
 def draw(lm: LanguageModel, prompts: Sequence[str], *key: Any, n: int = ANSWERS) -> list[list[Completion]]:
