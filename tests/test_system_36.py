@@ -315,6 +315,25 @@ def test_lengths_are_measured_and_repeatable(folder: Path, tmp_path: Path) -> No
     assert (cost(round(start)), cost(round(start) - 2), least) == (0, 2, 0)
 
 
+def test_a_cell_of_lengths_as_a_study_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optative.generators import options as generator_options
+
+    tiny = generator_options.Tiny(layers=1, hidden=32, heads=2, vocabulary=300, context=128)
+    monkeypatch.setattr(generator_options, "Tiny", lambda: tiny)
+    texts = [
+        (f"{a} {b}", " w" * (1 + (i + j) % 9), "here") for i, a in enumerate("abcdef") for j, b in enumerate("abcdef")
+    ]
+    monkeypatch.setattr(n, "texts_of", lambda corpora: texts)
+    study = m.Study(pretraining=10, rounds=1, prompts=12)
+    options = m.arms(study)["online IPO"].options
+    assert set(m.arms(study)) >= {f"{on} {loss}" for on in ("online", "offline") for loss in n.LOSSES}
+    found = m.cell(options, 0, tmp_path)
+    assert set(found.values) <= set(m.metrics())
+    assert set(found.values) >= {f"{n.SHARE}, {reward}" for reward in n.REWARDS}
+    assert len(list(tmp_path.iterdir())) == 1, "both rewards start from one supervised model"
+    assert m.cell(options, 0, tmp_path) == found
+
+
 def lengths_are_on_policy(folder: Path, tmp_path: Path) -> None:
     assert practised(folder, tmp_path)["largest k1 at the first step"] < 1e-4
 
