@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ class PairSteps:
             raise InputError("a pair occurs twice in a step", field="id")
         if not self.beta > 0:
             raise InputError("not a beta", field="beta", found=self.beta, expected="a number above 0")
+
+    def only(self, ids: Iterable[str]) -> PairSteps:
+        """The same steps of some of the pairs, in their order here."""
+        wanted = set(ids)
+        at = [i for i, name in enumerate(self.ids) if name in wanted]
+        wide = {name: getattr(self, name)[:, at] for name in ("chosen_SB", "rejected_SB")}
+        once = {f"{name}_B": getattr(self, f"{name}_B")[at] for name in COLUMNS[4:]}
+        return replace(self, ids=tuple(self.ids[i] for i in at), **wide, **once)
 
 
 def write_pair_steps(path: str | Path, found: PairSteps) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from optative.core import stats
+from optative.core.errors import InputError
 from optative.data.pair_steps import PairSteps
 from optative.evaluation.pairs import difficulty, half_ties, ranked_right
 
@@ -69,6 +70,19 @@ def pair_curves(found: PairSteps) -> PairCurves:
         _mean(~now_SB, np.broadcast_to(before_B, now_SB.shape)),
         int(np.argmin(mean_loss_S)),
     )
+
+
+def lowest_step(found: PairSteps, gamma: float = 1.0) -> int:
+    """Index of the measurement after the start with the lowest mean loss; the first of several.
+
+    The loss is `-log sigmoid(beta * (m - gamma * m_ref))` with the margins m of log-probabilities: that of DPO, and
+    of its variant with another share of the reference. The start is no result of a training, so it is not chosen.
+    """
+    if len(found.steps_S) < 2:
+        raise InputError("nothing was measured after the start", field="steps", found=found.steps_S.tolist())
+    margin_SB = found.chosen_SB - found.rejected_SB
+    loss_SB = np.logaddexp(0.0, -found.beta * (margin_SB - gamma * (found.ref_chosen_B - found.ref_rejected_B)))
+    return 1 + int(np.argmin(loss_SB[1:].mean(axis=1)))
 
 
 def flips_by_difficulty(

@@ -131,6 +131,18 @@ def required_loss(difficulty_B: Any, beta: float) -> np.ndarray:
     return np.logaddexp(0.0, -beta * _columns(difficulty_B=difficulty_B)[0])
 
 
+def auc(scores_B: Any, right_B: Any) -> float:
+    """Probability that a pair that is right has a larger score than one that is not; equal scores count half.
+
+    The area under the ROC curve (Mann and Whitney 1947). Raises InputError when all pairs are right, or none.
+    """
+    scores, right = _columns(scores_B=scores_B, right_B=right_B)
+    good, bad = scores[right > 0.5], scores[right <= 0.5]
+    if not len(good) or not len(bad):
+        raise InputError("nothing to tell apart", field="right", found=f"{len(good)} right, {len(bad)} wrong")
+    return float(half_ties(good[:, None] - bad[None, :]).mean())
+
+
 def ipo_required_loss(difficulty_B: Any, tau: float) -> np.ndarray:
     """The IPO loss `(h - 1 / (2 tau))**2` below which a pair is certain to be ranked right, [B] (C, appendix on IPO).
 
