@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from optative.core.errors import InputError
 from optative.evaluation import choices
 from optative.optimizers.losses import distillation
 from optative.runs.study import Measured
+from optative.systems import compatible_digits as d
+from optative.systems import compatible_language as language
 from optative.systems import compatible_updates as m
 from optative.systems.catalogue import find
 from optative.systems.record import Bound, Results
@@ -23,7 +27,7 @@ SEED = 7
 
 
 def measured(method: str, **changed: Any) -> Measured:
-    return m.digits({"method": method, **OPTIONS, **changed}, SEED)
+    return d.digits({"method": method, **OPTIONS, **changed}, SEED)
 
 
 def mean(found: Measured, name: str) -> float:
@@ -49,9 +53,58 @@ def test_fewer_old_successes_are_lost_and_the_table_adds_up() -> None:
 
 
 def test_the_same_cell_gives_the_same_numbers() -> None:
-    first, _ = measured(m.MUSCLE, updates=1, steps=20), m.versions.cache_clear()
+    first, _ = measured(m.MUSCLE, updates=1, steps=20), d.versions.cache_clear()
     again = measured(m.MUSCLE, updates=1, steps=20)
     assert all(np.array_equal(first.values[name], again.values[name]) for name in first.values)
+
+
+LANGUAGE = {
+    "corpora": ["python-reference"], "pretraining": [2, 3], "train": 48, "test": 40, "epochs": 1, "learning_rate": 2e-3,
+    "dead_zone": 0.02, "model": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [m.CHOICES, m.TEXTS])
+def test_a_cell_of_language_models_adds_up_and_is_the_same_from_an_empty_folder(part: str, tmp_path: Path) -> None:
+    def measured(method: str, folder: str) -> Measured:
+        return m.cell({"part": part, "method": method, **LANGUAGE}, 0, tmp_path / folder)
+
+    found = {method: measured(method, "kept") for method in (m.OLD, m.NEW, m.LONGER, m.MUSCLE)}
+    assert measured(m.MUSCLE, "fresh").values.keys() == found[m.MUSCLE].values.keys()
+    for name, value in measured(m.MUSCLE, "fresh").values.items():
+        assert np.array_equal(value, found[m.MUSCLE].values[name]), name
+    level = "accuracy" if part == m.CHOICES else "similarity"
+    for method, own in found.items():
+        assert own.values[m.ITSELF] == 0, "in batches of another size the same is taken"
+        assert len(own.values[level]) == 40
+        if part == m.CHOICES:
+            gain = mean(own, level) - mean(found[m.OLD], level)
+            assert gain == pytest.approx(mean(own, "PFR") - mean(own, "NFR")), method
+    assert mean(found[m.OLD], "NFR") == 0
+    moved = m.GAIN if part == m.CHOICES else m.GAIN_S
+    assert found[m.NEW].values[moved] == 0
+    if part == m.CHOICES:  # models that have read this little write nothing that is near
+        assert any(mean(own, "NFR_mc") > 0 for own in found.values())
+
+
+def test_the_bases_have_not_read_the_questions() -> None:
+    work = language.task(m.CHOICES, 0, ("python-reference",), 48, 40)
+    read = {document.text for half in work.halves for document in half}
+    firsts = [" ".join(text.split()[: language.FIRST]) for text in read]
+    assert not {item.prompt for item in (*work.train, *work.test)} & set(firsts)
+    assert not {document.id for document in work.halves[0]} & {document.id for document in work.halves[1]}
+    assert not {item.prompt for item in work.train} & {item.prompt for item in work.test}
+    with pytest.raises(InputError, match="too few texts"):
+        language.task(m.CHOICES, 0, ("python-reference",), 4000, 40)
+
+
+def test_a_fall_counts_beyond_the_dead_zone() -> None:
+    rng = np.random.default_rng(0)
+    old = rng.random(400)
+    noisy = old + rng.normal(0, 0.005, 400)
+    with_zone, without = (m.compared_texts(old, noisy, noisy, noisy, zone) for zone in (0.02, 0.0))
+    assert mean(with_zone, "NFR") == 0
+    assert mean(without, "NFR") > 0.4, "without a zone noise alone is nearly one half"
 
 
 # Traps
@@ -62,20 +115,20 @@ def mask_is_the_students() -> None:
     targets = torch.tensor([0, 0])
     new, old = torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [4.0, 0.0]])
     student = torch.tensor([[1.0, 0.9], [2.0, 1.9]])
-    loss = m.further(m.METHODS[m.MUSCLE], old, new, targets)
+    loss = d.further(m.METHODS[m.MUSCLE], old, new, targets)
     assert torch.allclose(loss(student), distillation.teacher_kl(new, student))
     assert torch.allclose(loss(new), distillation.teacher_kl(old, new)), "and the old one does as soon as it is wrong"
 
 
 def fault_mask_of_the_new_model(patch: pytest.MonkeyPatch) -> None:
-    further = m.further
+    further = d.further
 
     def wrong(method: m.Method, old: torch.Tensor, new: torch.Tensor, targets: torch.Tensor) -> Any:
         right = distillation.towards_old
         patch.setattr(distillation, "towards_old", lambda align, _, *given: right(align, new, *given))
         return further(method, old, new, targets)
 
-    patch.setattr(m, "further", wrong)
+    patch.setattr(d, "further", wrong)
 
 
 def copying_the_old_model_is_seen() -> None:

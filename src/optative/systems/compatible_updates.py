@@ -1,17 +1,17 @@
 """53. Compatible updates: a new model that keeps what the old one could (MUSCLE; Echterhoff et al., arXiv:2407.09435).
 
-Own code here: the arms, and two small networks on handwritten digits (part C of the study). Shared: the loss
-(`optimizers.losses.distillation`), flips (`evaluation.flips`), which option is taken (`evaluation.choices`), cells and
-pairing (`runs.study`). An update is compared with the old model `M_v1` item by item: NFR is the share of items that
-`M_v1` had right and the update has wrong. It can be lowered by being `M_v1`, so that PFR and accuracy stand beside it,
-and so does an arm that is.
+Own code here: the arms and what they are compared on; what is updated is in `compatible_language` (parts A and B) and
+`compatible_digits` (part C). Shared: the loss and its trainer (`optimizers.distillation`), flips (`evaluation.flips`),
+which option is taken (`evaluation.choices`), cells and pairing (`runs.study`). An update is compared with `M_v1`, the
+old model, item by item: NFR is the share of items that `M_v1` had right and the update has wrong. It can be lowered by
+being `M_v1`, so that PFR and accuracy stand beside it, and so does an arm that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from optative.optimizers.losses.distillation import Align
     from optative.runs.study import Measured
@@ -29,7 +28,7 @@ VERSION = 1  # raised when a change of code moves the cells' numbers
 DIGITS, CHOICES, TEXTS = "digits", "choices", "texts"
 OLD, NEW, LONGER, MUSCLE = "M_v1", "M_v2", "longer M_v2", "MUSCLE"
 RATIO, UPPER, ITSELF = "NFR over M_v2's", "upper end of NFR minus M_v2's", "NFR against itself"
-GAIN, GAIN_S = "accuracy minus M_v2's", "similarity minus M_v2's"
+GAIN, GAIN_S, P = "accuracy minus M_v2's", "similarity minus M_v2's", "p of NFR's change"
 
 
 @dataclass(frozen=True)
@@ -78,38 +77,61 @@ def _criteria() -> tuple[AnyCriterion, ...]:
 
 SYSTEM = System(
     criteria=_criteria(),
-    differs="So far two small networks on handwritten digits, where an item is one token, several updates pooled in a "
-    "seed because one has too few flips to tell. Language models are not run yet: their criteria stay open.",
+    differs="Language models of 2 and 3 million weights that were pretrained for minutes on the documentation of "
+    "installed packages, in place of Llama, Vicuna and Phi; questions made of such texts, in place of HellaSwag and "
+    "PIQA; dates and numbers with a character F-score, in place of SAMSum with ROUGE-1. A completion's loss is the "
+    "mean over its tokens. Digits: an item is one token; several updates are pooled in a seed, because one has too few "
+    "flips.",
 )
 
 
 class Study(StudyOptions):
+    corpora: tuple[str, ...] = Field(("numpy-docstrings",), description="Texts of the bases and of the questions.")
+    pretraining: tuple[int, int] = Field((60, 90), description="Steps of 4096 tokens of the old and of the new base.")
+    train: int = Field(600, ge=16, description="Examples of each task that the adapters learn from.")
+    test: int = Field(400, ge=16, description="Items of each task that are measured.")
+    epochs: int = Field(3, ge=1, description="Passes of an adapter over its examples, and of each further training.")
+    adapter_rate: float = Field(2e-3, gt=0, description="Learning rate of the adapters.")
+    dead_zone: float = Field(0.02, ge=0, description="Differences of similarity up to this are no flip.")
+    model: str | None = Field(None, description="A model of yours in place of the tiny ones, before and after reading.")
     updates: int = Field(4, ge=1, description="Digits: updates in a seed, each with its own split and networks.")
     units: tuple[int, int] = Field((8, 12), description="Digits: hidden units of the old and of the new network.")
     steps: int = Field(300, ge=1, description="Digits: full-batch steps of each network, and of each further training.")
     learning_rate: float = Field(0.01, gt=0, description="Digits: of Adam.")
 
 
-FULL = Study(seeds=(0, 1, 2), updates=30)
+FULL = Study(
+    seeds=(0, 1, 2),
+    corpora=("python-docstrings", "numpy-docstrings", "scipy-docstrings"),
+    pretraining=(440, 600),
+    train=3000,
+    test=1500,
+    updates=30,
+)
+OF_DIGITS = ("updates", "units", "steps", "learning_rate")
 
 
 def run(study: Study, folder: Path) -> dict[str, Any]:
     from optative.runs.study import Arm, Metric
     from optative.runs.study import study as run_study
 
-    own = study.model_dump(mode="json", exclude={"seeds"})
-    methods = (OLD, NEW, *METHODS)
+    asked = study.model_dump(mode="json", exclude={"seeds"})
+    language = {name: value for name, value in asked.items() if name not in (*OF_DIGITS, "adapter_rate")}
+    own = {
+        DIGITS: {name: asked[name] for name in OF_DIGITS},
+        CHOICES: {"part": CHOICES, "learning_rate": study.adapter_rate, **language},
+        TEXTS: {"part": TEXTS, "learning_rate": study.adapter_rate, **language},
+    }
     arms = {
-        arm(DIGITS, method): Arm(
-            options={"method": method, **own}, baseline=None if method == NEW else arm(DIGITS, NEW), panel=DIGITS
+        arm(part, method): Arm(
+            options={"method": method, **own[part]}, baseline=None if method == NEW else arm(part, NEW), panel=part
         )
-        for method in methods
+        for part in own
+        for method in (OLD, NEW, *METHODS)
     }
-    metrics = {
-        name: Metric("same_rule_held_out", (0.0, 1.0))
-        for name in ("accuracy", "NFR", "PFR", "NFR_mc", "backward trust")
-    }
-    metrics |= {name: Metric("same_rule_held_out") for name in (RATIO, UPPER, GAIN, ITSELF, "p of NFR's change")}
+    shares = ("accuracy", "NFR", "PFR", "NFR_mc", "backward trust", "similarity")
+    metrics = {name: Metric("same_rule_held_out", (0.0, 1.0)) for name in shares}
+    metrics |= {name: Metric("same_rule_held_out") for name in (RATIO, UPPER, GAIN, GAIN_S, ITSELF, P)}
     return run_study(
         folder,
         name="muscle-compatibility",
@@ -119,24 +141,35 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
         arms=arms,
         seeds=study.seeds,
         metrics=metrics,
-        cell=digits,
+        cell=partial(cell, folder=folder / "models"),
         criteria=SYSTEM.hash,
         notes=(SYSTEM.differs,),
     )
 
 
+def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
+    from optative.systems import compatible_digits, compatible_language
+
+    if "part" in options:
+        return compatible_language.cell(options, seed, folder)
+    return compatible_digits.digits(options, seed)
+
+
 def compared(
-    old_N: np.ndarray,
-    new_N: np.ndarray,
-    own_N: np.ndarray,
-    again_N: np.ndarray,
-    truth_N: np.ndarray,
-    clusters: list[Any],
+    old_N: Sequence[int] | np.ndarray,
+    new_N: Sequence[int] | np.ndarray,
+    own_N: Sequence[int] | np.ndarray,
+    again_N: Sequence[int] | np.ndarray,
+    truth_N: Sequence[int] | np.ndarray,
+    clusters: Sequence[Any],
 ) -> Measured:
     """An update's choices against those of M_v1 (`old`), beside those of M_v2 (`new`) and its own of another time."""
+    import numpy as np
+
     from optative.evaluation.flips import anatomy, change_of_negative_flips
     from optative.runs.study import Measured
 
+    old_N, new_N, own_N, again_N, truth_N = map(np.asarray, (old_N, new_N, own_N, again_N, truth_N))
     was, now, is_ = (choices_N == truth_N for choices_N in (old_N, new_N, own_N))
     found = anatomy(was, is_, same=old_N == own_N, clusters=clusters)
     change = change_of_negative_flips(was, now, is_, clusters=clusters)
@@ -147,7 +180,7 @@ def compared(
         "backward trust": found["backward_trust"]["value"],
         UPPER: change["interval"][1],
         GAIN: change["accuracy_difference"],
-        "p of NFR's change": change["p"],
+        P: change["p"],
         ITSELF: (is_ & (again_N != truth_N)).mean(),
     }
     if change["relative"] is not None:  # else M_v2 lost nothing, and there is nothing to lower
@@ -155,109 +188,25 @@ def compared(
     return Measured(values, dict.fromkeys(items, clusters))
 
 
-def digits(options: Mapping[str, Any], seed: int) -> Measured:
-    """Choices of several updates on their test halves, pooled; a picture that is in several of these is one cluster."""
-    import torch
+def compared_texts(
+    old_N: np.ndarray, new_N: np.ndarray, own_N: np.ndarray, again_N: np.ndarray, dead_zone: float
+) -> Measured:
+    """The same of similarities to the truth: a fall or a rise is one by more than the dead zone."""
+    from optative.evaluation.flips import generation_flips
+    from optative.runs.study import Measured
 
-    from optative.evaluation.choices import take
-
-    method, numbers = options["method"], {name: value for name, value in options.items() if name != "method"}
-    x_UND, y_M, test_UND, truth_M, pictures_M = halves(seed, options["updates"])
-    old, new = versions(seed, **{**numbers, "units": tuple(options["units"])})
-    own = {OLD: old, NEW: new}.get(method)
-    if own is None:
-        loss = further(METHODS[method], logits(old, x_UND), logits(new, x_UND), y_M)
-        own = fit(new, x_UND, loss, options["steps"], options["learning_rate"])
-    old_M, new_M, own_M = (take(logits(weights, test_UND).numpy()) for weights in (old, new, own))
-    again_U1V = [logits(own, one_U1D).view(len(own[0]), -1) for one_U1D in test_UND.split(1, dim=1)]
-    again_M = take(torch.stack(again_U1V, 1).flatten(0, 1).numpy())  # in batches of another size
-    return compared(old_M, new_M, own_M, again_M, truth_M, pictures_M.tolist())
-
-
-def halves(seed: int, updates: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
-    """Of each update: pictures to learn, [U, N, D], and their digits, [M] with M = U x N; pictures of the test, their
-    digits, and which pictures they are.
-
-    A picture has 4 x 4 pixels of 0 to 1, so coarse that not all can be told apart.
-    """
-    import numpy as np
-    import torch
-
-    from optative.core.rng import stream
-
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        from optative.core.errors import missing_extra
-
-        raise missing_extra("scikit-learn", "systems") from None
-    found = load_digits()
-    pictures_ND = torch.tensor(found.images / 16).view(-1, 4, 2, 4, 2).mean((2, 4)).float().flatten(1)
-    size = len(pictures_ND)
-    orders_UN = np.stack([stream(seed, "digits", update).permutation(size) for update in range(updates)])
-    train_UN, test_UN = orders_UN[:, : size // 2], orders_UN[:, size // 2 :]
-    learnt_M, truth_M = (found.target[part.ravel()] for part in (train_UN, test_UN))
-    return pictures_ND[train_UN], torch.tensor(learnt_M), pictures_ND[test_UN], truth_M, test_UN.ravel()
-
-
-@lru_cache(maxsize=1)  # the arms of a seed come one after the other
-def versions(
-    seed: int, updates: int, units: tuple[int, int], steps: int, learning_rate: float
-) -> tuple[list[torch.Tensor], ...]:
-    """M_v1 and M_v2."""
-    x_UND, y_M, *_ = halves(seed, updates)
-    loss = further(METHODS[LONGER], x_UND, x_UND, y_M)
-    starts = (networks(x_UND.shape, hidden, seed, version) for version, hidden in enumerate(units))
-    return tuple(fit(start, x_UND, loss, steps, learning_rate) for start in starts)
-
-
-def networks(shape_UND: tuple[int, ...], hidden: int, seed: int, version: int) -> list[torch.Tensor]:
-    """Weights and biases of one network an update, of two layers, drawn as torch draws those of its linear layers."""
-    import torch
-
-    from optative.core.rng import stream
-
-    found = []
-    for layer, (inputs, outputs) in enumerate(((shape_UND[2], hidden), (hidden, 10))):
-        drawn = stream(seed, "network", version, layer).uniform(-1, 1, (shape_UND[0], inputs + 1, outputs))
-        found += torch.tensor(drawn * inputs**-0.5, dtype=torch.float32).split((inputs, 1), dim=1)
-    return found
-
-
-def logits(weights: list[torch.Tensor], x_UND: torch.Tensor) -> torch.Tensor:
-    """Of all updates, one under the other: [M, V] with M = U x N."""
-    first, bias, second, last = weights
-    return (((x_UND @ first + bias).relu() @ second) + last).flatten(0, 1)
-
-
-def further(method: Method, old_MV: torch.Tensor, new_MV: torch.Tensor, targets_M: torch.Tensor) -> Any:
-    """The loss of a method as a function of the student's logits; the mask is made anew at each call."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from optative.optimizers.losses.distillation import compatible, towards_old
-
-    align, each_M = method.align, torch.arange(len(targets_M))  # an item is a sequence of one token
-
-    def loss(logits_MV: torch.Tensor) -> torch.Tensor:
-        if align is None:
-            return cross_entropy(logits_MV, targets_M, reduction="none")
-        mask_M = towards_old(align, logits_MV, old_MV, targets_M, each_M)
-        return compatible(logits_MV, old_MV, new_MV, targets_M, mask_M, nll_weight=method.nll_weight)
-
-    return loss
-
-
-def fit(
-    start: list[torch.Tensor], x_UND: torch.Tensor, loss: Any, steps: int, learning_rate: float
-) -> list[torch.Tensor]:
-    """The weights after all steps; the updates share nothing, because Adam moves each number by its own gradient."""
-    import torch
-
-    weights = [part.clone().requires_grad_() for part in start]
-    optimizer = torch.optim.Adam(weights, lr=learning_rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (loss(logits(weights, x_UND)).sum() / x_UND.shape[1]).backward()
-        optimizer.step()
-    return [part.detach() for part in weights]
+    found, beside, itself = (
+        generation_flips(a.tolist(), b.tolist(), dead_zone=dead_zone)
+        for a, b in ((old_N, own_N), (old_N, new_N), (own_N, again_N))
+    )
+    change_N = own_N - old_N
+    values: dict[str, Any] = {
+        "similarity": own_N,
+        "NFR": change_N < -dead_zone,
+        "PFR": change_N > dead_zone,
+        GAIN_S: found["mean_new"] - beside["mean_new"],
+        ITSELF: itself["nfr"]["value"],
+    }
+    if beside["nfr"]["value"]:
+        values[RATIO] = found["nfr"]["value"] / beside["nfr"]["value"]
+    return Measured(values)
