@@ -11,6 +11,7 @@ from pathlib import Path
 from optative.core.files import atomic_folder
 from optative.generators.language.load import load_language_model
 from optative.generators.language.model import LanguageModel
+from optative.generators.language.quiet import quiet
 
 
 def kept(folder: Path, make: Callable[[], LanguageModel]) -> LanguageModel:
@@ -21,7 +22,7 @@ def kept(folder: Path, make: Callable[[], LanguageModel]) -> LanguageModel:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         lm = make()
-        with atomic_folder(folder) as temporary:
+        with quiet(), atomic_folder(folder) as temporary:
             lm.model.save_pretrained(temporary)
             lm.tokenizer.save_pretrained(temporary)
     return load_language_model(str(folder), dtype="float32", device="cpu")
