@@ -272,6 +272,7 @@ def practised(folder: Path, tmp_path: Path, loss: str = "DPO", on: bool = True, 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(n, "STEPS", 2)
+    monkeypatch.setattr(n, "RATE", 1e-3)
     monkeypatch.setattr(n, "STEP", 8)
     monkeypatch.setattr(n, "LONGEST", 32)
 
