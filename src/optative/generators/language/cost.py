@@ -83,7 +83,8 @@ def measure(lm: LanguageModel, groups: Sequence[Group]) -> Cost:
 
 
 def _filled(groups: Sequence[Group], size: int) -> Pack:
-    """The first groups that make up a number of tokens, or all."""
+    """The first groups that make up a number of tokens, or all; of one control, as in any pack."""
+    groups = [group for group in groups if group.control == groups[0].control]
     counts = np.cumsum([group.num_tokens for group in groups])
     needed = min(int(np.searchsorted(counts, size)) + 1, len(groups))
     return Pack(tuple(groups[:needed]), tuple(range(needed)))
