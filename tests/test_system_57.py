@@ -19,15 +19,16 @@ from optative.generators.language.load import load_language_model
 from optative.objectives import checked_principles as world
 from optative.objectives.principles import statements
 from optative.optimizers import constitutions, mutual_information
+from optative.runs.study import Measured
 from optative.systems import mutual_information as m
 from optative.systems import sami_outputs as outputs
 from optative.systems import sami_world
 from optative.systems.catalogue import find
-from optative.systems.record import read_results
-from optative.systems.status import standing
+from optative.systems.record import read_results, results_of
+from optative.systems.status import judge, standing
 
 SMALL = {"layers": 1, "hidden": 64, "heads": 4, "vocabulary": 1024, "context": 128}
-DOCUMENTS = (500, 1500)
+DOCUMENTS = (200, 800)
 QUERIES = world.queries(60, stream(0, "queries"))
 
 
@@ -226,6 +227,32 @@ def test_the_flag(bounds: Any, following: Any, ratio: Any, flag: bool) -> None:
 def test_rank_correlation() -> None:
     assert m.rank_correlation([1, 2, 3], [2, 5, 9]) == pytest.approx(1)
     assert m.rank_correlation([1, 1, 1], [2, 5, 9]) == 0
+
+
+def drawn_up(options: dict[str, Any], seed: int) -> Measured:
+    """What `align` would give, made up: following and bound rise together, and fall apart in the long arm."""
+    if not options["steps"]:
+        return Measured({m.FOLLOWING: [0.6] * 20, m.HELD: [0.6] * 20, m.BOUND: 0.1, "words an answer": 8})
+    gain = 0.0 if options["shuffle"] else 0.2
+    long = options["steps"][-1] > 24
+    curve = [0.6, *(0.6 + gain * h / 3 + 0.001 * seed for h in (1, 2, 3))]
+    values: dict[str, Any] = {m.FOLLOWING: [curve[-1]] * 20, m.HELD: [0.6 + gain / 2] * 20, m.BOUND: 0.5 + 0.1 * long}
+    values |= {m.RISE: gain / 3, m.GAIN: gain, m.PERPLEXITY: 1.1, m.FLAG: float(long), "share of queries kept": 0.9}
+    places = [0, 1, 2, 3]
+    return Measured(values, curves={m.BOUND: (places, [c - 0.5 for c in curve]), m.FOLLOWING: (places, curve)})
+
+
+def test_the_study_from_made_up_cells_meets_every_criterion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m, "align", lambda folder, options, seed: drawn_up(options, seed))
+    found = m.run(m.Study(seeds=(0, 1, 2)), tmp_path / "study")
+    findings = [judge(criterion, results_of(found)) for criterion in m.SYSTEM.criteria]
+    assert all(finding.met for finding in findings)
+    assert [row["value"] for row in found["levels"] if row["metric"] == m.RHO] == pytest.approx([1.0] * 3)
+    assert found["notes"][1].startswith("The published summaries are left out")
+    assert [note for note in found["notes"] if "trained too long" in note] == [
+        f"{m.LONG}, seed {seed}: trained too long. The bound rose, and following or fluency fell." for seed in range(3)
+    ]
+    assert found["command"] == "optative systems run 57 --seeds 0,1,2"
 
 
 # Published files

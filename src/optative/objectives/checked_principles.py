@@ -52,13 +52,16 @@ def queries(count: int, rng: np.random.Generator) -> list[str]:
 
 def answer(query: str, choice: Choice, rng: np.random.Generator) -> str:
     """An answer of the grammar that follows every principle of `choice`."""
+
+    def one(words: Sequence[str]) -> str:
+        return words[int(rng.integers(len(words)))]
+
     own = subject(query)
-    others = [word for word in SUBJECTS if word != own]
-    noun = own if choice[3] == 0 else rng.choice(others)
-    words = f"the {noun} {rng.choice(VERBS)} {rng.choice(MANNERS)}"
+    noun = own if choice[3] == 0 else one([word for word in SUBJECTS if word != own])
+    words = f"the {noun} {one(VERBS)} {one(MANNERS)}"
     if choice[0] == 1:
-        words += f" {rng.choice(PLACES)} and {rng.choice(VERBS)} {rng.choice(MANNERS)}"
-        words += rng.choice(("", f" {rng.choice(PLACES)}"))
+        words += f" {one(PLACES)} and {one(VERBS)} {one(MANNERS)}"
+        words += f" {one(PLACES)}" if rng.random() < 0.5 else ""
     return (words.upper() if choice[1] == 0 else words) + ("?" if choice[2] == 0 else ".")
 
 

@@ -60,9 +60,9 @@ def _criteria() -> tuple[AnyCriterion, ...]:
 
 SYSTEM = System(
     criteria=_criteria(),
-    differs="A language model of 2 million weights, pretrained on generated texts that follow their principles, then on "
-    "ones that follow each with probability 0.6 (in 200 steps the latter alone taught it nothing); rules in place "
-    "of a judge. Training answers are greedy as published, but following and bound are measured on answers sampled at "
+    differs="A language model of 2 million weights, pretrained on generated texts that follow their principles, then "
+    "on ones that follow each with probability 0.6 (20,000 of the latter alone taught it nothing); rules in place of a "
+    "judge. Training answers are greedy as published, but following and bound are measured on answers sampled at "
     "temperature 1: a model that follows with 0.6 nearly always follows greedily. "
     "Sampling and training use one plain prompt, with the principles in a new order, without a turn that shows the "
     "format. Learning rate and batch are the small model's own. Published summaries are only scored, by another model "
@@ -71,14 +71,14 @@ SYSTEM = System(
 
 
 class Study(StudyOptions):
-    model: Tiny = Field(Tiny(layers=4, hidden=192, vocabulary=1024, context=128), description="The base.")
+    model: Tiny = Field(Tiny(layers=2, hidden=128, vocabulary=1024, context=128), description="The base.")
     documents: tuple[int, int] = Field(
-        (25_000, 15_000), description="Pretraining texts that follow their principles always, then weakly; each once."
+        (22_500, 10_000), description="Pretraining texts that follow their principles always, then weakly; each once."
     )
     queries: int = Field(600, ge=2, description="Queries without answers, half of them for each iteration in turn.")
-    held_out: int = Field(400, ge=2, description="Queries on which all is measured.")
+    held_out: int = Field(150, ge=2, description="Queries on which all is measured.")
     temperature: float = Field(0.0, ge=0, description="Of the answers that are trained on; 0: greedy, as published.")
-    steps: tuple[int, ...] = Field((8, 16, 24), description="Steps of each iteration.")
+    steps: tuple[int, ...] = Field((8, 16, 24), min_length=1, description="Steps of each iteration.")
     learning_rate: float = Field(3e-4, gt=0, description="Of AdamW in the iterations.")
     posts: int = Field(40, ge=2, description="Published posts that the real model scores.")
     outputs: Path | None = Field(
@@ -86,7 +86,12 @@ class Study(StudyOptions):
     )
 
 
-FULL = Study(seeds=(0, 1, 2))
+FULL = Study(
+    seeds=(0, 1, 2),
+    model=Tiny(layers=4, hidden=192, vocabulary=1024, context=128),
+    documents=(40_000, 20_000),
+    held_out=400,
+)
 
 
 def run(study: Study, folder: Path) -> dict[str, Any]:

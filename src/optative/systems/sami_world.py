@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERSION = 1  # raised when a change of code moves the base's weights
 HELD_OUT = ((0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 0, 1), (1, 1, 1, 1))  # combinations that training never states
 TRAINED = tuple(c for c in product((0, 1), repeat=4) if c not in HELD_OUT)
-WEAKLY, NEW_TOKENS, TOKENS = 0.6, 40, 4096  # TOKENS: of a step of pretraining
+WEAKLY, NEW_TOKENS, TOKENS = 0.6, 40, 1024  # TOKENS: of a step of pretraining
 
 
 class Seen(NamedTuple):
