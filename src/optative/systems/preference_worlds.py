@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optative.optimizers.units import Unit
 
 PROMPT, ANSWER = 96, 64  # most tokens; a prompt is cut on the left
-CORPUS, OPENING, WRITTEN = "python-docstrings", 8, 24  # words of a prompt, tokens of an answer to it
+CORPUS, OPENING, WRITTEN = "python-docstrings", 8, 24  # words of a prompt, which opens a paragraph; tokens of an answer
 MANY = 256  # prompts that are answered together
 FOR_FILE, FOR_TEXTS = Tiny(layers=5, vocabulary=4096), Tiny()  # 3 and 2 million parameters
 TOKENS_PER_STEP, RATE, PASSES = 4096, 1e-3, 3  # of what is learnt before preferences; passes over chosen answers
@@ -96,7 +96,8 @@ def from_texts(options: Mapping[str, Any], seed: int) -> World:
     texts = [document.text for document in islice(corpus(CORPUS), options["documents"])]
     texts = [texts[i] for i in stream(seed, "documents").permutation(len(texts))]
     own, others = texts[: len(texts) // 2], texts[len(texts) // 2 :]
-    openings = dict.fromkeys(" ".join(words[:OPENING]) for text in others if len(words := text.split()) > OPENING)
+    parts = [part.split() for text in others for part in text.split("\n\n")]
+    openings = dict.fromkeys(" ".join(words[:OPENING]) for words in parts if len(words) > OPENING)
     prompts = list(openings)
     tokenizer = tiny.train_tokenizer(own, FOR_TEXTS.vocabulary)
     lm = tiny.build(FOR_TEXTS, tokenizer, seed)
