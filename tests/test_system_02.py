@@ -20,8 +20,8 @@ from optative.generators.language import tiny
 from optative.generators.language.packing import Group
 from optative.generators.options import Tiny
 from optative.systems import metadata_conditioning as m
-from optative.systems import metadata_tags as t
 from optative.systems.catalogue import find
+from optative.systems.metadata_conditioning import tags as t
 from optative.systems.record import Bound, Criterion, Spread
 from optative.systems.status import standing
 

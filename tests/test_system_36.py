@@ -24,10 +24,10 @@ from optative.generators.language.load import load_language_model
 from optative.generators.language.packing import Group
 from optative.generators.language.trained import prepare_training
 from optative.optimizers import fit as fitting
-from optative.systems import on_policy_bandit as b
 from optative.systems import on_policy_data as m
-from optative.systems import on_policy_lengths as n
 from optative.systems.catalogue import find
+from optative.systems.on_policy_data import bandit as b
+from optative.systems.on_policy_data import lengths as n
 from optative.systems.record import Criterion, read_results
 from optative.systems.status import arms_of, standing
 

@@ -14,9 +14,9 @@ from optative.core.errors import InputError
 from optative.generators import options as generator_options
 from optative.generators.language import controls
 from optative.objectives import control_labels as labels
-from optative.systems import control_learning as learning
 from optative.systems import control_tokens as m
 from optative.systems.catalogue import find
+from optative.systems.control_tokens import learning
 from optative.systems.status import standing
 
 OPTIONS = {"task": "manners", "pretraining": 20, "pairs": 60, "steps": 4}

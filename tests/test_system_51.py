@@ -25,9 +25,12 @@ from optative.objectives.word_runs import run_of_words, vocabulary
 from optative.optimizers.follow import follow
 from optative.optimizers.options import DPO
 from optative.optimizers.units import Unit
-from optative.systems import preference_identities, preference_real, preference_training, preference_worlds
 from optative.systems import preference_rankings as m
 from optative.systems.catalogue import find
+from optative.systems.preference_rankings import identities as preference_identities
+from optative.systems.preference_rankings import real as preference_real
+from optative.systems.preference_rankings import training as preference_training
+from optative.systems.preference_rankings import worlds as preference_worlds
 from optative.systems.status import arms_of, standing
 
 SMALL = {"random_pairs": 2000, "problems": 10}

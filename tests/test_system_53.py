@@ -14,10 +14,10 @@ from optative.core.errors import InputError
 from optative.evaluation import choices
 from optative.optimizers.losses import distillation
 from optative.runs.study import Measured
-from optative.systems import compatible_digits as d
-from optative.systems import compatible_language as language
 from optative.systems import compatible_updates as m
 from optative.systems.catalogue import find
+from optative.systems.compatible_updates import digits as d
+from optative.systems.compatible_updates import language
 from optative.systems.record import Bound, Results
 from optative.systems.status import judge, standing
 

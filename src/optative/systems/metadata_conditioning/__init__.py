@@ -1,6 +1,6 @@
 """2. Metadata conditioning: pretrain with the source in front, then for a while without (MeCo, Gao et al. 2025).
 
-Own code: the method and its worlds (`systems.metadata_tags`), and here the study. Shared: corpora (`data.corpora`),
+Own code: the method and its worlds (`tags`), and here the study. Shared: corpora (`data.corpora`),
 invented people (`data.invented`), tiny models and their pretraining in stages (`generators.language.tiny`), judges
 (`evaluation.text_judges`), cells and pairing (`runs.study`).
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from optative.core.config import Field
-from optative.systems.metadata_tags import (
+from optative.systems.metadata_conditioning.tags import (
     FACT_MODEL,
     GOOD,
     MODEL,

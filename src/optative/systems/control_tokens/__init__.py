@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
-from optative.systems.control_learning import LONGEST, Recipe, Task, asked, learn, task_of
+from optative.systems.control_tokens.learning import LONGEST, Recipe, Task, asked, learn, task_of
 from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """53. Compatible updates: a new model that keeps what the old one could (MUSCLE; Echterhoff et al., arXiv:2407.09435).
 
-Own code here: the arms and what they are compared on; what is updated is in `compatible_language` (parts A and B) and
-`compatible_digits` (part C). Shared: the loss and its trainer (`optimizers.distillation`), flips (`evaluation.flips`),
+Own code here: the arms and what they are compared on; what is updated is in `language` (parts A and B) and
+`digits` (part C). Shared: the loss and its trainer (`optimizers.distillation`), flips (`evaluation.flips`),
 which option is taken (`evaluation.choices`), cells and pairing (`runs.study`). An update is compared with `M_v1`, the
 old model, item by item: NFR is the share of items that `M_v1` had right and the update has wrong. It can be lowered by
 being `M_v1`, so that PFR and accuracy stand beside it, and so does an arm that is.
@@ -148,11 +148,11 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
 
 
 def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
-    from optative.systems import compatible_digits, compatible_language
+    from optative.systems.compatible_updates import digits, language
 
     if "part" in options:
-        return compatible_language.cell(options, seed, folder)
-    return compatible_digits.digits(options, seed)
+        return language.cell(options, seed, folder)
+    return digits.digits(options, seed)
 
 
 def compared(

@@ -1,6 +1,6 @@
 """Preference training of tiny language models: which pairs turn, and how long ranking predicts winning.
 
-Knows: what is trained, what of it is measured. Does not know: where pairs come from (`preference_worlds`), arms,
+Knows: what is trained, what of it is measured. Does not know: where pairs come from (`worlds`), arms,
 criteria. Flips are counted on pairs that were trained on, as published; the held-out ones choose the step.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from optative.systems.preference_worlds import World, from_texts, write
+from optative.systems.preference_rankings.worlds import World, from_texts, write
 
 if TYPE_CHECKING:
     from optative.data.pair_steps import PairSteps

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optative.systems.preference_worlds import ANSWER, PROMPT, answered_pairs
+from optative.systems.preference_rankings.worlds import ANSWER, PROMPT, answered_pairs
 
 if TYPE_CHECKING:
     from optative.generators.language.packing import Group

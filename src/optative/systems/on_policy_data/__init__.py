@@ -1,7 +1,7 @@
 """36. Suboptimal, on-policy data: when do fresh answers and a negative gradient pay? (Tajwar et al., arXiv:2404.14367)
 
 Knows: which arms there are, what is claimed. The two worlds are modules of their own: the paper's bandit, where all is
-exact (`on_policy_bandit`), and rewards on the length of a tiny language model's answers (`on_policy_lengths`).
+exact (`bandit`), and rewards on the length of a tiny language model's answers (`lengths`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
-from optative.systems.on_policy_bandit import ALIGNED, DIAGNOSTICS, LOSSES, RATIO, TAIL
-from optative.systems.on_policy_lengths import LOSSES as TINY_LOSSES
-from optative.systems.on_policy_lengths import MOVED, REWARDS, SHARE, SPENT
+from optative.systems.on_policy_data.bandit import ALIGNED, DIAGNOSTICS, LOSSES, RATIO, TAIL
+from optative.systems.on_policy_data.lengths import LOSSES as TINY_LOSSES
+from optative.systems.on_policy_data.lengths import MOVED, REWARDS, SHARE, SPENT
 from optative.systems.record import AnyCriterion, Bound, Criterion, Spread, StudyOptions, System, command
 
 if TYPE_CHECKING:
@@ -150,10 +150,10 @@ def _offline_baseline(loss: str, peak: int) -> str | None:
 
 def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
     """`folder` keeps the supervised language models."""
-    from optative.systems import on_policy_bandit, on_policy_lengths
+    from optative.systems.on_policy_data import bandit, lengths
 
     if "tiny" in options:
-        return on_policy_lengths.cell(options, seed, folder)
+        return lengths.cell(options, seed, folder)
     if "start" in options:
-        return on_policy_bandit.time_flows(options["start"], seed)
-    return on_policy_bandit.train(options, seed, on_policy_bandit.world(options, seed))
+        return bandit.time_flows(options["start"], seed)
+    return bandit.train(options, seed, bandit.world(options, seed))

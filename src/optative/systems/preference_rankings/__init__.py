@@ -1,7 +1,7 @@
 """51. Preference training does not teach rankings: what it can turn and what not (Chen et al. 2024, arXiv:2405.19534).
 
-Here: arms, criteria, which cell is which. Beside it: identities that need no model (`preference_identities`), a real
-model on a user's pairs (`preference_real`), tiny models (`preference_worlds`) that are trained (`preference_training`).
+Here: arms, criteria, which cell is which. Beside it: identities that need no model (`identities`), a real
+model on a user's pairs (`real`), tiny models (`worlds`) that are trained (`training`).
 Shared: rankings and bounds (`evaluation.pairs`), curves of pairs (`evaluation.pair_curves`), losses and trainer
 (`optimizers`), small models (`generators.language.tiny`), an exact judge (`objectives.word_runs`), cells and pairing
 (`runs.study`).
@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
 from optative.core.errors import InputError
-from optative.systems import preference_real as real
-from optative.systems import preference_training as training
-from optative.systems import preference_worlds as worlds
-from optative.systems.preference_training import RANKING, WINS
+from optative.systems.preference_rankings import real, training, worlds
+from optative.systems.preference_rankings.training import RANKING, WINS
 from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
 
 if TYPE_CHECKING:
@@ -146,7 +144,7 @@ def cell(file: Path | None, folder: Path, options: Mapping[str, Any], seed: int)
     from optative.core.events import default_events
     from optative.runs.environment import moving_facts
     from optative.runs.stages import Stages
-    from optative.systems.preference_identities import identities
+    from optative.systems.preference_rankings.identities import identities
 
     part = options["part"]
     if part == "identities":
