@@ -29,7 +29,7 @@ class OnPolicy(Config):
     )
     loops: Literal["keep", "lose"] = Field(
         "keep",
-        description="What an answer that repeats itself is worth (more than 30 % of its runs of four words were there "
+        description="What an answer that repeats itself is worth (more than half of its runs of four words were there "
         "before). keep: what the rules say; lose: less than any other answer, whether or not it was cut.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")

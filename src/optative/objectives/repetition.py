@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-LOOPS = 0.3  # share of repeated 4-grams from which a text counts as one that turns in a circle
+LOOPS = 0.5  # share of repeated 4-grams from which a text counts as one that turns in a circle
 
 
 def ngrams(items: Sequence[Any], n: int) -> list[tuple[Any, ...]]:
