@@ -21,9 +21,9 @@ from optative.objectives.principles import statements
 from optative.optimizers import constitutions, mutual_information
 from optative.runs.study import Measured
 from optative.systems import mutual_information as m
-from optative.systems import sami_outputs as outputs
-from optative.systems import sami_world
 from optative.systems.catalogue import find
+from optative.systems.mutual_information import outputs
+from optative.systems.mutual_information import world as sami_world
 from optative.systems.record import read_results, results_of
 from optative.systems.status import judge, standing
 

@@ -98,7 +98,7 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     """All arms; then, from their curves, the correlation over all seeds, and in words what went too far."""
     from optative.runs.study import Arm, Metric
     from optative.runs.study import study as run_study
-    from optative.systems.sami_outputs import METRICS as REAL_METRICS
+    from optative.systems.mutual_information.outputs import METRICS as REAL_METRICS
 
     own = study.model_dump(exclude={"seeds", "outputs", "posts"})
     training = own | {"shuffle": False}
@@ -139,7 +139,7 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
 
 def cell(folder: Path, options: Mapping[str, Any], seed: int) -> Measured:
     from optative.runs.study import Measured
-    from optative.systems.sami_outputs import score_outputs
+    from optative.systems.mutual_information.outputs import score_outputs
 
     if "outputs" in options:
         return score_outputs(Path(options["outputs"]), options["posts"], seed)
@@ -166,7 +166,7 @@ def align(folder: Path, options: Mapping[str, Any], seed: int) -> Measured:
     from optative.optimizers.constitutions import answered
     from optative.optimizers.mutual_information import MutualInformation, initial_bound, train_mutual_information
     from optative.runs.study import Measured
-    from optative.systems.sami_world import NEW_TOKENS, TRAINED, base, prompt, watch
+    from optative.systems.mutual_information.world import NEW_TOKENS, TRAINED, base, prompt, watch
 
     every = world.queries(options["queries"] + options["held_out"], stream(seed, "queries"))
     held_out, queries = every[: options["held_out"]], every[options["held_out"] :]
