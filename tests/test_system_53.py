@@ -59,7 +59,7 @@ def test_the_same_cell_gives_the_same_numbers() -> None:
 
 
 LANGUAGE = {
-    "corpora": ["python-reference"], "pretraining": [2, 3], "train": 48, "test": 40, "epochs": 1, "learning_rate": 2e-3,
+    "corpora": ["python-reference"], "pretraining": [2, 3], "train": 48, "test": 40, "epochs": 1, "learning_rate": 3e-2,
     "dead_zone": 0.02, "model": None,
 }  # fmt: skip
 
