@@ -3,8 +3,8 @@
 .venv/bin/python benchmarks/long/growth.py [--sizes 1000 200000]
 
 Each size is one `optative align` in a process of its own, on generated pairs of lognormal lengths, short ones, with the
-tests' model of two layers, so that what is not the model's own work shows. Pairs per second are those of the training with
-its reference pass, and of everything together. Results: `benchmarks/results/growth.json`.
+tests' model of two layers, so that what is not the model's own work shows. Pairs per second are those of the training
+with its reference pass, and of everything together. Results: `benchmarks/results/growth.json`.
 """
 
 from __future__ import annotations
