@@ -87,9 +87,9 @@ SYSTEM = System(
 
 class Study(StudyOptions):
     corpora: tuple[str, ...] = Field(("numpy-docstrings",), description="Texts of the bases and of the questions.")
-    pretraining: tuple[int, int] = Field((60, 90), description="Steps of 4096 tokens of the old and of the new base.")
-    train: int = Field(600, ge=16, description="Examples of each task that the adapters learn from.")
-    test: int = Field(400, ge=16, description="Items of each task that are measured.")
+    pretraining: tuple[int, int] = Field((20, 30), description="Steps of 4096 tokens of the old and of the new base.")
+    train: int = Field(300, ge=16, description="Examples of each task that the adapters learn from.")
+    test: int = Field(200, ge=16, description="Items of each task that are measured.")
     epochs: int = Field(3, ge=1, description="Passes of an adapter over its examples, and of each further training.")
     adapter_rate: float = Field(2e-3, gt=0, description="Learning rate of the adapters.")
     dead_zone: float = Field(0.02, ge=0, description="Differences of similarity up to this are no flip.")
