@@ -198,7 +198,7 @@ def one(place: Path) -> dict[str, Any]:
     return found
 
 
-def compare(found: Any, right: Any) -> None:
+def assert_same_training(found: Any, right: Any) -> None:
     (lines, weights), (other_lines, other_weights) = found, right
     assert len(lines) == len(other_lines) == 20
     for line, other in zip(lines, other_lines):
@@ -214,12 +214,12 @@ def compare(found: Any, right: Any) -> None:
 
 @pytest.mark.parametrize(("shard", "full"), CASES)
 def test_two_processes_have_the_losses_of_one(one: Any, two: Any, shard: bool, full: bool) -> None:
-    compare(two[name_of(shard, full)], one[name_of(False, full)])
+    assert_same_training(two[name_of(shard, full)], one[name_of(False, full)])
 
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_loss_that_couples_the_step_is_the_same(one: Any, two: Any, shard: bool) -> None:
-    compare(two[f"coupled-{shard}"], one["coupled"])
+    assert_same_training(two[f"coupled-{shard}"], one["coupled"])
 
 
 def test_a_killed_rank_resumes_to_the_same_bits(two: Any) -> None:
@@ -232,7 +232,7 @@ def test_a_killed_rank_resumes_to_the_same_bits(two: Any) -> None:
 def test_one_process_reads_the_checkpoint_of_two(place: Path, one: Any, two: Any) -> None:
     """Tensors are stored whole: shards of two go on in one, within rounding."""
     shutil.copytree(place / name_of(True, True), place / "moved", dirs_exist_ok=True)
-    compare(run(place / "moved", shard=False, full=True), one[name_of(False, True)])
+    assert_same_training(run(place / "moved", shard=False, full=True), one[name_of(False, True)])
 
 
 def test_helpers_in_two_processes(two: Any) -> None:

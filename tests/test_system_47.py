@@ -90,13 +90,13 @@ def test_the_bad_control_is_for_teaching_only() -> None:
 
 @pytest.mark.parametrize("arm", m.RECIPES)
 def test_an_arm(arm: str, folder: Path) -> None:
-    found = m.cell({"arm": arm, **OPTIONS}, 0, folder).values
+    found: Any = m.cell({"arm": arm, **OPTIONS}, 0, folder).values
     assert found["gradient steps"] == OPTIONS["steps"]
-    assert len(found[m.QUALITY]) == 8  # type: ignore[arg-type]
+    assert len(found[m.QUALITY]) == 8
     assert (m.GAP in found) == (arm not in ("SFT on good", "DPO"))
     assert ({m.ABOVE_SFT, m.MONOTONE} <= set(found)) == (arm in m.MEET)
     if arm in m.MEET:
-        assert found["distance of the controls in stage 2"] > 0  # type: ignore[operator]
+        assert found["distance of the controls in stage 2"] > 0
 
 
 def test_three_labels_work_unchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

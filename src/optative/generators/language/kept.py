@@ -12,6 +12,7 @@ from optative.core.files import atomic_folder
 from optative.generators.language.load import load_language_model
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.quiet import quiet
+from optative.generators.language.tiny import save
 
 
 def kept(folder: Path, make: Callable[[], LanguageModel]) -> LanguageModel:
@@ -23,6 +24,5 @@ def kept(folder: Path, make: Callable[[], LanguageModel]) -> LanguageModel:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lm = make()
         with quiet(), atomic_folder(folder) as temporary:
-            lm.model.save_pretrained(temporary)
-            lm.tokenizer.save_pretrained(temporary)
+            save(lm, temporary)
     return load_language_model(str(folder), dtype="float32", device="cpu")

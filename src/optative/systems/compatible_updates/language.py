@@ -73,13 +73,13 @@ def task(part: str, seed: int, corpora: tuple[str, ...], train: int, test: int) 
     asked = {first for first, _, _ in chosen}
     free = [d for d in documents if " ".join(d.text.split("\n\n")[0].split()[:FIRST]) not in asked]
     order = stream(seed, "halves").permutation(len(free))
-    halves = tuple([free[i] for i in own] for own in (order[: len(free) // 2], order[len(free) // 2 :]))
+    old, new = ([free[i] for i in own] for own in (order[: len(free) // 2], order[len(free) // 2 :]))
     items: list[Any] = (
         continuations(chosen, options=OPTIONS, words=WORDS, key=seed)
         if part == CHOICES
         else reformatting(train + test, key=seed)
     )
-    return Task(items[:train], items[train:], halves)  # type: ignore[arg-type]
+    return Task(items[:train], items[train:], (old, new))
 
 
 @lru_cache(maxsize=1)

@@ -96,9 +96,11 @@ FULL = Study(
 
 def run(study: Study, folder: Path) -> dict[str, Any]:
     """All arms; then, from their curves, the correlation over all seeds, and in words what went too far."""
+    from optative.core.ids import content_hash
     from optative.runs.study import Arm, Metric
     from optative.runs.study import study as run_study
     from optative.systems.mutual_information.outputs import METRICS as REAL_METRICS
+    from optative.systems.mutual_information.outputs import read
 
     own = study.model_dump(exclude={"seeds", "outputs", "posts"})
     training = own | {"shuffle": False}
@@ -111,7 +113,9 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     }
     notes = [SYSTEM.differs]
     if study.outputs is not None:
-        arms[REAL] = Arm(options={"posts": study.posts, "outputs": str(study.outputs)}, panel="published")
+        negatives, written = read(study.outputs)
+        files = content_hash([sorted(negatives.items()), written])
+        arms[REAL] = Arm(options={"posts": study.posts, "files": files}, panel="published")
     else:
         notes.append("The published summaries are left out: the option `outputs` names no folder with them.")
     metrics = {name: Metric("independent", (0.0, 1.0)) for name in (FOLLOWING, HELD)}
@@ -126,7 +130,7 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
         version=VERSION,
         seeds=study.seeds,
         metrics=metrics,
-        cell=partial(cell, Path(folder)),
+        cell=partial(cell, Path(folder), study.outputs),
         criteria=SYSTEM.hash,
     )
     found = asked(arms=arms, notes=notes)
@@ -137,12 +141,13 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     return asked(arms=arms | {POOLED: Arm(options={"points": points}, panel="pooled")}, notes=notes)
 
 
-def cell(folder: Path, options: Mapping[str, Any], seed: int) -> Measured:
+def cell(folder: Path, outputs: Path | None, options: Mapping[str, Any], seed: int) -> Measured:
     from optative.runs.study import Measured
     from optative.systems.mutual_information.outputs import score_outputs
 
-    if "outputs" in options:
-        return score_outputs(Path(options["outputs"]), options["posts"], seed)
+    if "files" in options:
+        assert outputs is not None
+        return score_outputs(outputs, options["posts"], seed)
     if "points" in options:
         return Measured({RHO: rank_correlation(*options["points"])})
     return align(folder, options, seed)

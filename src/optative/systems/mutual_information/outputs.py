@@ -100,7 +100,7 @@ def score_with(lm: Any, folder: Path, num_posts: int, seed: int) -> Measured:
 
     from optative.core.rng import stream
     from optative.generators.language.packing import Group
-    from optative.generators.language.score import score
+    from optative.generators.language.score import summed
     from optative.generators.language.tokens import encode_completion, encode_prompt
     from optative.runs.study import Measured
 
@@ -119,8 +119,7 @@ def score_with(lm: Any, folder: Path, num_posts: int, seed: int) -> Measured:
             answers = [[{"role": "assistant", "content": texts[writer][i]}] for writer in WRITERS]
             ids = tuple(encode_completion(lm, turn, answer, end=False) for answer in answers)
             groups.append(Group(encode_prompt(lm, turn), ids))
-    sums = np.array([[one.logps.sum() for one in own] for own in score(lm, groups)])  # type: ignore[union-attr]
-    sums_PKW = sums.reshape(num_posts, 2, len(WRITERS))
+    sums_PKW = np.array(summed(lm, groups)).reshape(num_posts, 2, len(WRITERS))
     tokens_PW = np.array([[len(ids) for ids in group.completion_ids] for group in groups[::2]])
     bound = {writer: column_bound(sums_PKW[:, :, w]) for w, writer in enumerate(WRITERS)}
     a_token = [column_bound(sums_PKW[:, :, w] / tokens_PW[:, w, None]) for w in range(len(WRITERS))]

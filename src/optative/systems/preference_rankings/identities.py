@@ -67,7 +67,8 @@ def optimised_margin(reference_B: np.ndarray, shares_B: np.ndarray, betas_K: tup
         def closure(scaled_B2: Any = scaled_B2, optimizer: Any = optimizer, beta: float = beta) -> torch.Tensor:
             optimizer.zero_grad()
             policy_B2 = (scaled_B2 / beta).log_softmax(-1)
-            loss = dpo(*policy_B2.unbind(-1), *reference_B2.unbind(-1), confidence_B=votes_B, beta=beta).sum()  # type: ignore[misc]
+            (first_B, second_B), (ref_first_B, ref_second_B) = policy_B2.unbind(-1), reference_B2.unbind(-1)
+            loss = dpo(first_B, second_B, ref_first_B, ref_second_B, confidence_B=votes_B, beta=beta).sum()
             loss.backward()
             return loss
 
