@@ -6,10 +6,9 @@ Knows: units of which some are trained on and some watched. Does not know: what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from optative.data.pair_steps import PairSteps
 from optative.generators.language.model import LanguageModel
 from optative.generators.language.trained import prepare_training
 from optative.optimizers.options import Preference
-from optative.optimizers.preference import sums_of, train_preferences
-from optative.optimizers.terms import implicit_beta, terms
-from optative.optimizers.units import Units
+from optative.optimizers.preference import Reference, sums_of, train_preferences
+from optative.optimizers.terms import Term, implicit_beta, terms
+from optative.optimizers.units import Units, rows
 
 
 def follow(
@@ -43,7 +42,7 @@ def follow(
             raise InputError("not a pair with the better answer first", field=unit.id, found=unit.levels)
     prepare_training(lm, None, seed)
     start = sums_of(lm, watched, range(len(watched)), options)
-    sums = {0: start}
+    sums: dict[int, Reference] = {0: start}
 
     def keep(step: int, found: list[list[float]]) -> None:
         sums[step] = found
@@ -69,18 +68,33 @@ def follow(
         )
     lm.model.requires_grad_(False)
 
-    def side(found: Any, which: int) -> np.ndarray:
-        return np.array([own[which] for own in found])
+    found = pair_steps(watched, sums, terms(loss, options))
+    assert found is not None
+    return found
 
-    counted = [unit.group.counted for unit in watched]
+
+def pair_steps(units: Units, sums: Mapping[int, Reference], losses: Sequence[Term]) -> PairSteps | None:
+    """The pairs of some units with their log-probabilities at the steps of `sums`; None where no unit holds a pair.
+
+    sums: steps done -> of each unit the sums of its completions. The first are the reference's.
+    """
+    own = [(i, row.members) for i, unit in enumerate(units) for row in rows(unit, i, "pair")]
+    if not own:
+        return None
+
+    def side(values: Reference, which: int) -> list[float]:
+        return [values[i][members[which]] for i, members in own]
+
+    names = [f"{units[i].id}/{a}>{b}" if len(units[i].levels) > 2 else units[i].id for i, (a, b) in own]
+    start, counted = next(iter(sums.values())), {i: unit.counted for i, unit in enumerate(units)}
     return PairSteps(
         np.array(list(sums)),
-        tuple(unit.id for unit in watched),
-        np.array([side(found, 0) for found in sums.values()]),
-        np.array([side(found, 1) for found in sums.values()]),
-        side(start, 0),
-        side(start, 1),
-        side(counted, 0),
-        side(counted, 1),
-        implicit_beta(terms(loss, options)),
+        tuple(names),
+        np.array([side(values, 0) for values in sums.values()]),
+        np.array([side(values, 1) for values in sums.values()]),
+        np.array(side(start, 0)),
+        np.array(side(start, 1)),
+        np.array(side(counted, 0)),
+        np.array(side(counted, 1)),
+        implicit_beta(losses),
     )

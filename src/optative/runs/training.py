@@ -11,17 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optative.core.files import read_json, read_jsonl, write_json
 from optative.core.ids import content_hash
-from optative.data.pair_steps import FILE, PairSteps, write_pair_steps
+from optative.data.pair_steps import FILE, write_pair_steps
 from optative.generators.language.cost import Cost, measure
 from optative.generators.language.trained import load_trained, save_trained
+from optative.optimizers.follow import pair_steps
 from optative.optimizers.options import Preference
 from optative.optimizers.preference import Reference, reference_sums, train_preferences
-from optative.optimizers.terms import Term, implicit_beta, terms
-from optative.optimizers.units import Units, rows
+from optative.optimizers.terms import Term, terms
+from optative.optimizers.units import Units
 from optative.runs.job import Job
 from optative.runs.stages import chunked
 from optative.training.distribution import world
@@ -54,30 +53,10 @@ def write_learning_curves(job: Job, key: str, units: Units, start: Reference, lo
     """Write `pairs.parquet`: each held-out pair's log-probabilities at every measurement; nothing without pairs."""
     prefix = f"{key}.held-out-"
     steps = sorted(int(path.stem.removeprefix(prefix)) for path in job.stages.folder.glob(f"{prefix}*.json"))
-    if not steps:
-        return
-    sums = [start, *(read_json(held_out_file(job, key, step)) for step in steps)]
-    own = [(i, row.members) for i, unit in enumerate(units) for row in rows(unit, i, "pair")]
-    if not own:
-        return
-
-    def side(values: Any, which: int) -> list[float]:
-        return [values[i][members[which]] for i, members in own]
-
-    counted = {i: unit.counted for i, unit in enumerate(units)}
-    names = [f"{units[i].id}/{a}>{b}" if len(units[i].levels) > 2 else units[i].id for i, (a, b) in own]
-    found = PairSteps(
-        np.array([0, *steps]),
-        tuple(names),
-        np.array([side(values, 0) for values in sums]),
-        np.array([side(values, 1) for values in sums]),
-        np.array(side(start, 0)),
-        np.array(side(start, 1)),
-        np.array(side(counted, 0)),
-        np.array(side(counted, 1)),
-        implicit_beta(losses),
-    )
-    write_pair_steps(job.folder.path / FILE, found)
+    measured = {step: read_json(held_out_file(job, key, step)) for step in steps}
+    found = pair_steps(units, {0: start, **measured}, losses) if steps else None
+    if found is not None:
+        write_pair_steps(job.folder.path / FILE, found)
 
 
 def train_stage(
