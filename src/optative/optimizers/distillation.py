@@ -99,7 +99,9 @@ def distil(
         hidden_ND, targets_N = hidden_states(lm, pack)
         completions = [ids for group in pack.groups for ids in group.completion_ids]
         sequence_N = torch.repeat_interleave(torch.tensor([len(ids) for ids in completions])).to(lm.device)
-        counts_N = torch.tensor([float(flag) for group in pack.groups for flag in _counted(group)], device=lm.device)
+        counts_N = torch.tensor(
+            [float(flag) for group in pack.groups for flags in group.flags for flag in flags], device=lm.device
+        )
         logits_NV, old_NV, new_NV = Head(lm)(hidden_ND), old.logits(chosen), new.logits(chosen)
         mask_N = towards_old(align, logits_NV, old_NV, targets_N, sequence_N)
         loss_N = compatible(
@@ -133,9 +135,3 @@ def distil(
     finally:
         lm.model.eval()
     return list(read_jsonl(folder / "metrics.jsonl"))
-
-
-def _counted(group: Group) -> list[bool]:
-    if group.masks is not None:
-        return [flag for mask in group.masks for flag in mask]
-    return [True] * sum(map(len, group.completion_ids))

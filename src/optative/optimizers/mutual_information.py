@@ -84,10 +84,8 @@ def log_probabilities(lm: LanguageModel, squares: Sequence[Square]) -> tuple[tor
     groups = tuple(group for one in squares for group in one.groups)
     found = score_pack(lm, Pack(groups, tuple(range(len(groups)))))
     assert found.logps is not None
-    lengths = torch.tensor(found.offsets, device=found.logps.device).diff()
-    owner_N = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    sums = torch.zeros(len(lengths), device=lengths.device).index_add(0, owner_N, found.logps)
-    return sums.view(-1, width, width), lengths.view(-1, width, width)[:, 0].float()
+    tokens = found.totals(torch.ones_like(found.logps)).view(-1, width, width)
+    return found.totals(found.logps).view(-1, width, width), tokens[:, 0]
 
 
 @torch.no_grad()

@@ -75,25 +75,22 @@ def completion_sums(lm: LanguageModel, pack: Pack, options: Preference) -> Sums:
     weighted = getattr(options, "weighting", "none") == "wpo"
     scores = score_pack(lm, pack, ("logps", "sum_p2") if weighted else ("logps",))
     assert scores.logps is not None
-    device = scores.logps.device
-    lengths_C = torch.tensor(scores.offsets, device=device).diff()
-    owner_N = torch.repeat_interleave(torch.arange(len(lengths_C), device=device), lengths_C)
-    zeros_C = torch.zeros(len(lengths_C), device=device)
     counts_N = scores.mask_N.float()
-    tokens_C = zeros_C.index_add(0, owner_N, counts_N)
+    tokens_C = scores.totals(counts_N)
     weights_N = counts_N
     tail = getattr(options, "length_desensitise", 1.0)
     if tail != 1.0:
-        first_N = torch.tensor(scores.offsets[:-1], device=device)[owner_N]
+        owner_N = scores.owner_N
+        first_N = torch.tensor(scores.offsets[:-1], device=owner_N.device)[owner_N]
         before_N = counts_N.cumsum(0) - counts_N  # tokens that count, in the pack before this one
         shared_N = _shortest(pack, tokens_C)[owner_N]
         weights_N = counts_N * desensitise(before_N - before_N[first_N], shared_N, alpha=tail)
-    logps_C = zeros_C.index_add(0, owner_N, scores.logps * weights_N)
+    logps_C = scores.totals(scores.logps * weights_N)
     if not weighted:
         return Sums(logps_C, None, tokens_C)
     assert scores.sum_p2 is not None
     alignment_N = alignment(scores.logps, scores.sum_p2) * counts_N
-    return Sums(logps_C, None, tokens_C, wpo(zeros_C.index_add(0, owner_N, alignment_N), tokens_C))
+    return Sums(logps_C, None, tokens_C, wpo(scores.totals(alignment_N), tokens_C))
 
 
 def _shortest(pack: Pack, tokens_C: torch.Tensor) -> torch.Tensor:

@@ -40,9 +40,14 @@ class Group:
         return len(self.prompt_ids) + sum(map(len, self.completion_ids))
 
     @property
+    def flags(self) -> tuple[tuple[bool, ...], ...]:
+        """Of each completion which tokens carry loss."""
+        return self.masks or tuple((True,) * len(ids) for ids in self.completion_ids)
+
+    @property
     def counted(self) -> list[int]:
         """How many tokens of each completion carry loss."""
-        return [sum(m) for m in self.masks] if self.masks else [len(c) for c in self.completion_ids]
+        return [sum(flags) for flags in self.flags]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,16 @@ class PackScores:
     sum_p2: Tensor | None = None
     log1m: Tensor | None = None
 
+    @property
+    def owner_N(self) -> Tensor:
+        """The completion that each token belongs to."""
+        lengths_C = torch.tensor(self.offsets, device=self.mask_N.device).diff()
+        return torch.repeat_interleave(torch.arange(len(lengths_C), device=lengths_C.device), lengths_C)
+
+    def totals(self, values_N: Tensor) -> Tensor:
+        """The sum of some values over the tokens of each completion, [C]."""
+        return values_N.new_zeros(len(self.offsets) - 1).index_add(0, self.owner_N, values_N)
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -69,12 +79,7 @@ def score_pack(
     hidden_ND, targets_N = hidden_states(model, pack, packed=packed)
     values = heads.statistics(Head(model), hidden_ND, targets_N, outputs, temperature=temperature)
     lengths = [len(c) for g in pack.groups for c in g.completion_ids]
-    mask = [
-        m
-        for g in pack.groups
-        for c, own in zip(g.completion_ids, g.masks or g.completion_ids)
-        for m in _flags(g, c, own)
-    ]
+    mask = [flag for g in pack.groups for flags in g.flags for flag in flags]
     return PackScores(
         tuple(np.cumsum([0, *lengths]).tolist()),
         torch.tensor(mask, dtype=torch.bool, device=hidden_ND.device),
@@ -108,10 +113,7 @@ def summed(model: Any, groups: Sequence[Group], *, token_budget: int = 2048) -> 
     """For each group the log-probability of each completion, summed over the tokens that carry loss, in nats."""
     found = score(model, groups, token_budget=token_budget)
     return [
-        [
-            float(np.asarray(s.logps, float)[_flags(g, c, own)].sum())
-            for s, c, own in zip(scores, g.completion_ids, g.masks or g.completion_ids)
-        ]
+        [float(np.asarray(s.logps, float)[list(flags)].sum()) for s, flags in zip(scores, g.flags)]
         for g, scores in zip(groups, found)
     ]
 
@@ -207,10 +209,6 @@ def _padded(base: Any, pack: Pack, device: Any) -> Tensor:
         index += range(b * width + len(prompt) - 1, b * width + length - 1)
     hidden = backbone_of(base)(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, torch.tensor(index, device=device))
-
-
-def _flags(group: Group, completion: Sequence[int], own: Sequence[Any]) -> Sequence[bool]:
-    return own if group.masks is not None else [True] * len(completion)
 
 
 def _over_packs(groups: Sequence[Group], token_budget: int, one: Callable[[Pack], list[Any]]) -> list[list[Any]]:
