@@ -14,9 +14,9 @@ import torch
 
 from loss_inputs import FORMULAS, KINDS, NUMBERS, STEP_FORMULAS, formula, units
 from optative.optimizers.losses.bind import bind, function_of, tensors_of
-from optative.optimizers.losses.mixture import mixture
 from optative.optimizers.losses.reduction import step_mean
 from optative.optimizers.options import LOSSES, OPTIMIZERS, VARIANTS, own_fields
+from optative.optimizers.terms import implicit_beta, terms
 
 NAMES = [name for name in LOSSES if name != "mixture"]
 COUPLED = ["aot", "aot_unpaired"]
@@ -68,21 +68,19 @@ def test_value_and_gradient_equal_the_scalar_formula(name):
     assert agrees(name, function_of(name))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_table_says_what_the_function_is(name):
     """The Config's own fields are the function's keyword numbers; tensors are those of the kind; `ref_` says it all."""
     loss, function = LOSSES[name], function_of(name)
     keyword = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert sorted(keyword) == sorted(own_fields(loss.config))
     assert set(tensors_of(function)) <= set(KINDS[loss.kind])
-    if name != "mixture":
-        assert loss.reference == any(key.startswith("ref_") for key in tensors_of(function))
-        assert loss.coupled == (name in COUPLED)
-        assert ("margin_per_strength" in loss.config.model_fields) == ("margin_B" in tensors_of(function))
-        bound = bind(name, loss.config())
-        assert (bound.kind, bound.coupled, bound.reference) == (loss.kind, loss.coupled, loss.reference)
-        values = bound(**given(name, 0))
-        assert values.shape == (5,)
+    assert loss.reference == any(key.startswith("ref_") for key in tensors_of(function))
+    assert loss.coupled == (name in COUPLED)
+    assert ("margin_per_strength" in loss.config.model_fields) == ("margin_B" in tensors_of(function))
+    bound = bind(name, loss.config())
+    assert (bound.kind, bound.coupled, bound.reference) == (loss.kind, loss.coupled, loss.reference)
+    assert bound(**given(name, 0)).shape == (5,)
     assert OPTIMIZERS[name][0] is loss.config
     assert function.__doc__
 
@@ -228,35 +226,45 @@ def test_a_planted_fault_is_found(name, fault):
         assert not agrees(name, planted, range(3))
 
 
-def test_a_mixture_is_the_weighted_sum_of_its_terms():
+def test_a_mixture_is_its_terms_with_their_numbers_and_weights():
     options = LOSSES["mixture"].config(
-        terms=[{"dpo": {"weight": 0.8, "beta": 0.3}}, {"simpo": {}}, {"aot": {"weight": 2}}]
+        terms=[
+            {"simpo": {}},
+            {"dpo": {"weight": 0.8, "beta": 0.3}},
+            {"aot": {"weight": 2}},
+            {"davidson": {}},
+            {"kto": {}},
+        ],
+        nll_weight=0.5,
     )
-    bound = bind("mixture", options)
-    assert (bound.coupled, bound.reference, bound.kind) == (True, True, "pair")
-    assert "confidence_B" in bound.takes
-    assert "margin_B" not in bound.needs
-    tensors = {k: v for k, v in units("pair", 1).items() if k in bound.takes}
-    parts = [
-        weight * bind(name, LOSSES[name].config(**own))(**given(name, 1))
-        for name, weight, own in (("dpo", 0.8, {"beta": 0.3}), ("simpo", 1.0, {}), ("aot", 2.0, {}))
+    found = terms("mixture", options)
+    assert [(term.loss.name, term.kind, term.weight, term.beside) for term in found] == [
+        ("simpo", "pair", 1.0, False),
+        ("dpo", "pair", 0.8, False),
+        ("aot", "pair", 2.0, False),
+        ("davidson", "tied pair", 1.0, False),
+        ("kto", "completion", 1.0, False),
+        ("sft", "good completion", 0.5, True),
     ]
-    torch.testing.assert_close(bound(**tensors), sum(parts))
-    torch.testing.assert_close(mixture(terms=options.terms, **tensors), sum(parts))
+    assert found[1].loss.numbers["beta"] == 0.3
+    assert implicit_beta(found) == found[0].loss.numbers["beta"]
+    tensors = given("dpo", 1)
+    torch.testing.assert_close(found[1].loss(**tensors), bind("dpo", LOSSES["dpo"].config(beta=0.3))(**tensors))
 
 
 def test_a_mixture_without_a_reference_asks_for_none():
     options = LOSSES["mixture"].config(terms=[{"simpo": {}}, {"orpo": {"weight": 0.5}}])
-    assert not bind("mixture", options).reference
+    assert not any(term.loss.reference for term in terms("mixture", options))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"terms": []}, "at least 1"),
-        ({"terms": [{"sft": {}}]}, "unknown loss on pairs 'sft'"),
+        ({"terms": [{"mixture": {}}]}, "unknown loss 'mixture'"),
+        ({"terms": [{"dpo": {}}, {"aot": {}}], "units_per_step": 1}, "nothing to sort"),
         ({"terms": [{"dpoo": {}}]}, "the nearest is 'dpo'"),
-        ({"terms": [{"davidson": {}}]}, "unknown loss on pairs 'davidson'"),
+        ({"terms": [{"dpo": {}}, {"kto": {}}], "length_desensitise": 0.5}, "length_desensitise cannot act"),
         ({"terms": [{"dpo": {}, "ipo": {}}]}, "exactly one name"),
         ({"terms": [{"dpo": {"bta": 1}}]}, "the nearest is 'beta'"),
         ({"terms": [{"dpo": {"learning_rate": 1e-3}}]}, "unknown option of a term 'learning_rate'"),

@@ -21,6 +21,7 @@ from optative.optimizers.losses.supervised import nll
 from optative.optimizers.losses.unpaired import reference_point
 from optative.optimizers.losses.weights import alignment, desensitise, wpo
 from optative.optimizers.options import LOSSES
+from optative.optimizers.terms import terms
 from tiny_models import save_tiny_model
 
 CASES, FEW = 50, 12  # of each loss; of each loss with something that does not depend on which loss it is
@@ -159,8 +160,11 @@ class Batch:
             "chosen_tokens_B": tokens[0],
             "rejected_tokens_B": tokens[1],
         }
-        bound = bind(name, config)
-        values_B = bound(**{key: value for key, value in tensors.items() if key in bound.takes})
+        values_B = sum(
+            term.weight * term.loss(**{key: value for key, value in tensors.items() if key in term.loss.takes})
+            for term in terms(name, config)
+            if not term.beside
+        )
         if config.nll_weight:
             values_B = values_B + config.nll_weight * nll((raw * self.mask).sum(dim=1)[: self.B], tokens[0])
         if getattr(config, "weighting", "none") == "wpo":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,16 @@ from optative.optimizers.units import Unit, rows
 from optative.optimizers.watch import selection_warnings, training_warnings
 from tiny_models import save_tiny_model
 
-MIXTURE = {"terms": [{"dpo": {"weight": 0.8}}, {"bco_pair": {"weight": 0.2}}]}
+MIXTURE = {  # of each kind of record one, and one that looks at the whole step
+    "terms": [
+        {"dpo": {"weight": 0.8}},
+        {"kto": {"weight": 0.2}},
+        {"plackett_luce": {}},
+        {"davidson": {"weight": 0.5}},
+        {"aot": {}},
+        {"sft": {"weight": 0.1}},
+    ]
+}
 REFERENCE_FREE = {"simpo", "alphapo", "orpo", "cpo", "sft"}
 
 
@@ -298,6 +308,7 @@ def test_what_each_kind_of_loss_takes_from_a_record() -> None:
     assert [r.desirable for u in (good, bad, both_bad) for r in rows(u, 0, "completion")] == [True, False, False, False]
     assert members(bad, "good completion") == [] != members(good, "good completion")
     assert [usable(u, terms("dpo", DPO())) for u in mixed()] == [True, False, True, False, False, True, False]
+    assert all(usable(u, terms("mixture", config("mixture"))) for u in mixed())
     twice = Unit("same", Group((1,), ((2,), (2,))))
     assert members(twice, "pair") == []
 
@@ -319,6 +330,14 @@ def test_kto_never_takes_an_answer_of_the_same_prompt_or_text_for_a_mismatched_o
     assert pairing(own, [1, 4]) == [(1, 2), (1, 5)]  # r1 and r4 are alike, so neither stands in for the other
     with pytest.raises(InputError, match="answers of other prompts"):
         mismatched_groups([own[1], own[4]], [0, 1], 512)
+
+
+def test_a_step_of_ties_alone_in_a_mixture_with_kto_has_no_reference_point(tiny: Path, tmp_path: Path) -> None:
+    options = LOSSES["mixture"].config(terms=[{"kto": {}}, {"davidson": {}}], units_per_step=2)
+    tie = mixed()[1]
+    found = run(model(tiny), [tie, replace(tie, id="again")], "mixture", options, tmp_path)
+    assert [line["kl"] for line in found] == [0.0]
+    assert all(np.isfinite(line["loss"]) for line in found)
 
 
 def lines(n: int = 10, **values: float) -> list[dict]:

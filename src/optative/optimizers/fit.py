@@ -6,30 +6,45 @@ mean. The reference is where the policy started (`starting_point`), however ofte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from optative.core.files import read_jsonl
 from optative.generators.language.model import LanguageModel
 from optative.optimizers.options import Preference
-from optative.optimizers.preference import reference_sums, train_preferences
+from optative.optimizers.preference import Beside, Reference, reference_sums, train_preferences
 from optative.optimizers.terms import terms
 from optative.optimizers.units import Units
 
 
 def fit(
-    lm: LanguageModel, units: Units, *, loss: str, options: Preference, seed: int, folder: Path
+    lm: LanguageModel,
+    units: Units,
+    *,
+    loss: str,
+    options: Preference,
+    seed: int,
+    folder: Path,
+    beside: Beside | None = None,
+    held_out: Units = (),
+    on_held_out: Callable[[int, list[list[float]]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train the weights of `lm` that are trained on all units; returns the metrics of each step.
 
+    beside, on_held_out: see `train_preferences`. held_out: units that no step trains on, measured as the options say.
     `folder` holds journal and checkpoints of this training alone. Each call has an optimizer of its own, so that
     momentum does not pass from one to the next.
     """
     needed = any(term.loss.reference for term in terms(loss, options))
+
+    def reference(own: Units) -> Reference | None:
+        return reference_sums(lm, own, range(len(own)), options) if needed else None
+
     train_preferences(
         lm,
         units,
-        reference_sums(lm, units, range(len(units)), options) if needed else None,
+        reference(units),
         loss=loss,
         options=options,
         seed=seed,
@@ -37,5 +52,8 @@ def fit(
         journal_path=folder / "metrics.jsonl",
         journal_start=0,
         checkpoints=folder / "checkpoints",
+        held_out=(held_out, reference(held_out)) if held_out else None,
+        on_held_out=on_held_out,
+        beside=beside,
     )
     return list(read_jsonl(folder / "metrics.jsonl"))

@@ -17,7 +17,7 @@ from optative.core.config import Config, Field, Table
 from optative.core.errors import unknown
 from optative.training.options import StepOptions
 
-Kind = Literal["pair", "completion", "list"]
+Kind = Literal["pair", "completion", "list", "any"]
 TOKEN_BUDGET = 768
 
 
@@ -317,7 +317,7 @@ class PlackettLuce(Anchored, Preference):
 
 
 class Mixture(Offset, Weighted, LengthAware, Anchored, PairOptions):
-    """A weighted sum of losses on pairs."""
+    """A weighted sum of losses, each on the records that it can use."""
 
     terms: tuple[dict[str, dict[str, Any]], ...] = Field(
         ...,
@@ -335,19 +335,31 @@ class Mixture(Offset, Weighted, LengthAware, Anchored, PairOptions):
     def _common_options_act(self) -> Mixture:
         configs = [LOSSES[name].config for term in self.terms for name in term]
         for field, mixin in _ONLY_WITH.items():
-            able = all if field == "weighting" else any  # a weight would fall on the wrong unit of a sorted step
+            # These two change what all terms see: a weight would fall on the wrong unit of a sorted step.
+            able = all if field in ("weighting", "length_desensitise") else any
             if getattr(self, field) != type(self).model_fields[field].default and not able(
                 issubclass(config, mixin) for config in configs
             ):
                 raise ValueError(f"{field} cannot act on these terms")
+        for name, _, numbers in self.parts:
+            LOSSES[name].config.model_validate({**numbers, "units_per_step": self.units_per_step})
         return self
+
+    @property
+    def parts(self) -> list[tuple[str, float, dict[str, Any]]]:
+        """Name, weight and numbers of each term."""
+        return [
+            (name, options["weight"], {field: value for field, value in options.items() if field != "weight"})
+            for term in self.terms
+            for name, options in term.items()
+        ]
 
 
 class Loss(NamedTuple):
     """What is known of a loss without importing it."""
 
     config: type[Preference]
-    function: str  # "module:function"
+    function: str  # "module:function"; none of a mixture, which is its terms
     kind: Kind
     formula: str
     when: str
@@ -371,7 +383,12 @@ class Loss(NamedTuple):
         return ", ".join(words + (["steps of at least 2 units"] if self.coupled or self.config is KTO else []))
 
 
-_RECORDS: dict[Kind, str] = {"pair": "pairs", "completion": "answers marked good or bad", "list": "ranked lists"}
+_RECORDS: dict[Kind, str] = {
+    "pair": "pairs",
+    "completion": "answers marked good or bad",
+    "list": "ranked lists",
+    "any": "what its terms learn from",
+}
 
 
 _AT = "optative.optimizers.losses."
@@ -599,10 +616,11 @@ LOSSES: dict[str, Loss] = {
     ),
     "mixture": Loss(
         Mixture,
-        _AT + "mixture:mixture",
-        "pair",
-        "sum of weight x loss over the terms",
-        "One loss alone does not do it, as in MPO: dpo 0.8, bco_pair 0.2, nll_weight 1.",
+        "",
+        "any",
+        "sum of weight x loss over the terms that the record suits",
+        "One loss alone does not do it, as in MPO (dpo 0.8, bco_pair 0.2, nll_weight 1), or records of several kinds: "
+        "dpo, kto and plackett_luce.",
         "Wang et al. 2024 (MPO), arXiv:2411.10442",
     ),
 }
@@ -652,13 +670,12 @@ def own_fields(config: type[Preference]) -> list[str]:
 
 def _complete_term(term: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """A term with its weight and all of its loss's own options."""
-    # Not those that learn from ties: a tied pair would be a preference to the other terms.
-    pairwise = [name for name, loss in LOSSES.items() if loss.kind == "pair" and not loss.records and name != "mixture"]
+    losses = [name for name in LOSSES if name != "mixture"]
     if len(term) != 1:
         raise ValueError(f"a term has exactly one name, found {sorted(term)}")
     ((name, given),) = term.items()
-    if name not in pairwise:
-        raise ValueError(unknown("loss on pairs", name, pairwise))
+    if name not in losses:
+        raise ValueError(unknown("loss", name, losses))
     config = LOSSES[name].config
     own = own_fields(config)
     for field in given:

@@ -59,6 +59,17 @@ class Micro:
     dropout_seed: int | None = None
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A loss of another kind on the units of each pack, added to that on preferences, and the weights it brings along.
+
+    loss: called with the indices of the units of a pack and the number of units of the whole step.
+    """
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    loss: Callable[[Sequence[int], int], MicroResult]
+
+
 def pack_units(units: Units, chosen: Sequence[int], how: int | Cost, reference: Reference | None = None) -> list[Micro]:
     """Pack some units, by a number of tokens or by cost; the completions of a unit stay with their prompt."""
     found = []
@@ -142,6 +153,7 @@ def train_preferences(
     cost: Cost | None = None,
     on_step: Callable[[int, int, dict[str, Any]], None] | None = None,
     on_held_out: Callable[[int, list[list[float]]], None] | None = None,
+    beside: Beside | None = None,
 ) -> int:
     """Train the weights of `lm` that are trained on units, with a loss by its name.
 
@@ -149,6 +161,7 @@ def train_preferences(
     held_out: units and their reference that no step trains on; measured as `eval_...`.
     cost: what packs take here; with it each step is packed for the least time, else by the options' number of tokens.
     on_held_out: called at each measurement with the steps done and the log-probabilities of the held-out completions.
+    beside: see there; it knows no held-out units, and `loss` of the metrics is the sum of both.
     Returns the metrics journal's offset.
     """
     losses = terms(loss, options)
@@ -176,9 +189,17 @@ def train_preferences(
             on_held_out(place + 1, sums)
         return {f"eval_{k}": v for k, v in found.items()}
 
-    if options.shard and (moving or any(term.needs_kl or term.loss.coupled for term in losses)):
+    def loss_of(micro: Micro, num_units: int) -> MicroResult:
+        found = micro_loss(lm, units, micro, num_units, options, losses)
+        if beside is None:
+            return found
+        more = beside.loss(micro.units, num_units)
+        return MicroResult(found.loss + more.loss, found.sums | more.sums)
+
+    if options.shard and (moving or beside or any(term.needs_kl or term.loss.coupled for term in losses)):
         raise InputError(
-            "cannot act on a loss that looks at the whole step first, or on a reference that moves",
+            "cannot act on a loss that looks at the whole step first or has another beside it, or on a reference that "
+            "moves",
             field="shard",
             found=loss,
             hint="Without it every process holds all weights.",
@@ -188,10 +209,10 @@ def train_preferences(
     try:
         with sharded(backbone, list(backbone.layers)) if options.shard else nullcontext():
             return train(
-                trained_parameters(lm),
+                trained_parameters(lm) | dict(beside.parameters if beside else {}),
                 steps,
                 micro_batches,
-                lambda micro, num_units: micro_loss(lm, units, micro, num_units, options, losses),
+                loss_of,
                 options=options,
                 key=key,
                 journal_path=journal_path,
@@ -298,8 +319,10 @@ def mismatched_kl(lm: LanguageModel, units: Units, step: Sequence[int], options:
             with starting_point(lm):
                 start += completion_sums(lm, pack, options).logps_C.tolist()
     lm.model.train(training)
+    if not any(found := here.every(list(zip(own, start)))):  # ties alone: no term that compares with it has a row here
+        return torch.zeros((), device=lm.device)
     # In double precision, so that how many processes share the step does not show.
-    everyone = torch.tensor([pair for part in here.every(list(zip(own, start))) for pair in part], dtype=torch.float64)
+    everyone = torch.tensor([pair for part in found for pair in part], dtype=torch.float64)
     return reference_point(everyone[:, 0], everyone[:, 1]).float().to(lm.device)
 
 

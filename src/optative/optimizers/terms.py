@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from optative.optimizers.losses.bind import Bound, bind
-from optative.optimizers.options import SFT, Preference
+from optative.optimizers.options import LOSSES, SFT, Mixture, Preference
 from optative.optimizers.units import Kind, Row, Unit, rows
 
 
@@ -33,12 +33,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Term:
-    """A loss with its numbers, the records it takes, and its weight."""
+    """A loss with its numbers, the records it takes, and its weight. beside: it goes with the one asked for."""
 
     loss: Bound
     kind: Kind
     weight: float = 1.0
     margin_per_strength: float = 0.0
+    beside: bool = False
 
     @property
     def needs_kl(self) -> bool:
@@ -105,29 +106,40 @@ class Term:
 
 
 def terms(name: str, options: Preference) -> list[Term]:
-    """The loss that an optimizer's options ask for and, where they say so, the NLL of the chosen answers."""
-    loss = bind(name, options)
-    kind: Kind = loss.kind
+    """The loss that an optimizer's options ask for, or the losses; and where they say so the NLL of the chosen answers.
+
+    In a mixture a record adds the losses of those terms that have a use for it.
+    """
+    margin = getattr(options, "margin_per_strength", 0.0)
+    if isinstance(options, Mixture):
+        found = [
+            _term(bind(part, LOSSES[part].config.model_validate(numbers)), weight, margin)
+            for part, weight, numbers in options.parts
+        ]
+    else:
+        found = [_term(bind(name, options), 1.0, margin)]
+    nll_weight = getattr(options, "nll_weight", 0.0)
+    return [*found, Term(bind("sft", SFT()), "good completion", nll_weight, beside=True)] if nll_weight else found
+
+
+def _term(loss: Bound, weight: float, margin_per_strength: float) -> Term:
+    kinds: dict[str, Kind] = {"pair": "pair", "completion": "completion", "list": "list"}
+    kind = kinds[loss.kind]
     if kind == "pair" and "tied_B" in loss.takes:
         kind = "tied pair"
     if kind == "completion" and "desirable_B" not in loss.takes:
         kind = "good completion"
-    found = [Term(loss, kind, margin_per_strength=getattr(options, "margin_per_strength", 0.0))]
-    nll_weight = getattr(options, "nll_weight", 0.0)
-    return [*found, Term(bind("sft", SFT()), "good completion", nll_weight)] if nll_weight else found
+    return Term(loss, kind, weight, margin_per_strength)
 
 
 def implicit_beta(losses: Sequence[Term]) -> float:
-    """The scale of the implicit reward: the loss's beta, or that of a mixture's first term; 1 without any."""
-    numbers = losses[0].loss.numbers
-    for term in numbers.get("terms", ()):
-        return float(next(iter(term.values())).get("beta", 1.0))
-    return float(numbers.get("beta", 1.0))
+    """The scale of the implicit reward: the first beta among the terms; 1 without any."""
+    return next((float(term.loss.numbers["beta"]) for term in losses if "beta" in term.loss.numbers), 1.0)
 
 
 def usable(unit: Unit, losses: Sequence[Term]) -> bool:
     """Does the loss that was asked for learn from this record? The NLL beside it is no reason to keep one."""
-    return bool(rows(unit, 0, losses[0].kind))
+    return any(rows(unit, 0, term.kind) for term in losses if not term.beside)
 
 
 def _known(reference_C: torch.Tensor | None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from optative.optimizers.options import LOSSES, Kind, Mixture, Preference, own_fields
+from optative.optimizers.options import LOSSES, Kind, Preference, own_fields
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,13 @@ class Bound:
 def bind(name: str, options: Preference) -> Bound:
     """The loss `name` with the numbers of `options`."""
     loss, function = LOSSES[name], function_of(name)
-    terms = [term for item in options.terms for term in item] if isinstance(options, Mixture) else [name]
-    signatures = [tensors_of(function_of(term)) for term in terms]
+    tensors = tensors_of(function)
     return Bound(
         name=name,
         kind=loss.kind,
-        coupled=any(LOSSES[term].coupled for term in terms),
-        needs=frozenset(tensor for tensors in signatures for tensor, needed in tensors.items() if needed),
-        takes=frozenset(tensor for tensors in signatures for tensor in tensors),
+        coupled=loss.coupled,
+        needs=frozenset(tensor for tensor, needed in tensors.items() if needed),
+        takes=frozenset(tensors),
         function=function,
         numbers={field: getattr(options, field) for field in own_fields(type(options))},
     )
