@@ -15,7 +15,7 @@ from markupsafe import Markup
 from optative.evaluation.report import figures, words
 from optative.evaluation.report.figures import COLOUR, Curve
 from optative.evaluation.report.page import page, section
-from optative.evaluation.report.words import amount, decimal
+from optative.evaluation.report.words import MINUS, decimal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,11 +71,13 @@ def _side_by_side(found: Mapping[str, Any]) -> dict[str, Any]:
             plots.append(
                 (title, Markup(_strip(f"arms-{number}", title, rows)), [], "A dot a seed, the bar their mean.")
             )
-        rows_of = [
-            [arm, *(amount(fmean(values[m, arm]), "number") if (m, arm) in values else "" for m in metrics)]
-            for arm in arms
+        body = [
+            ["Mean over seeds", *metrics],
+            *([arm, *(figure(fmean(values[m, arm])) if (m, arm) in values else "" for m in metrics)] for arm in arms),
         ]
-        tables.append((panel or None, ["Mean over seeds", *metrics], rows_of))
+        if len(metrics) > len(arms):  # rather long than wide
+            body = [list(row) for row in zip(*body)]
+        tables.append((panel or None, body[0], body[1:]))
     return section("arms", "Arms side by side", "", plots, tables)
 
 
@@ -86,7 +88,7 @@ def _differences(found: Mapping[str, Any]) -> dict[str, Any]:
             [
                 row["arm"],
                 row["baseline"],
-                decimal(row["mean"], 3, signed=True),
+                figure(row["mean"], signed=True),
                 SIGNS[row["sign"]],
                 "; ".join(_one_seed(one) for one in row["seeds"]),
             ]
@@ -103,10 +105,21 @@ def _differences(found: Mapping[str, Any]) -> dict[str, Any]:
     return section("differences", "Paired differences", intro, tables=tables)
 
 
+def figure(value: float, signed: bool = False) -> str:
+    """With three decimals, and a small one with its power of ten.
+
+    >>> figure(0.12345), figure(-4e-6, signed=True), figure(0.0), figure(1e-17)
+    ('0.123', '−4e-06', '0.000', '0.000')
+    """
+    if 1e-9 < abs(value) < 5e-4:
+        return (MINUS if value < 0 else "+" if signed else "") + f"{abs(value):.0e}"
+    return decimal(value, 3 if abs(value) < 10 else 2, signed)
+
+
 def _one_seed(row: Mapping[str, Any]) -> str:
     ends = words.ends_of(row["interval"])
-    spread = "" if ends is None else f" ({decimal(ends[0], 3, signed=True)} to {decimal(ends[1], 3, signed=True)})"
-    return f"seed {row['seed']}: {decimal(row['difference'], 3, signed=True)}{spread}"
+    spread = "" if ends is None else f" ({figure(ends[0], signed=True)} to {figure(ends[1], signed=True)})"
+    return f"seed {row['seed']}: {figure(row['difference'], signed=True)}{spread}"
 
 
 def _curves(found: Mapping[str, Any]) -> list[dict[str, Any]]:
