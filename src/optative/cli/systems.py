@@ -47,10 +47,21 @@ def list_systems(
 
 
 @app.command("show", epilog="Example: optative systems show 36")
-def show(which: Which, json: Json = False) -> None:
+def show(
+    which: Which,
+    json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print only what was asked and measured, as a Markdown table.")
+    ] = False,
+) -> None:
     """Show what is published, what was measured here, how the two differ, and the verdict."""
     entry = find(which)
     state = standing(entry)
+    if json and markdown:
+        raise InputError("print one of them", field="--markdown", found="--json too")
+    if markdown:
+        print(findings_table(state), end="")
+        return
     if json:
         print_json(_details(entry, state))
         return
@@ -199,12 +210,34 @@ def _words(finding: Finding) -> str:
     c, effects = finding.criterion, finding.effects
     if not effects:
         return f"{_asked(c)}: not run"
-    measured = ", ".join(f"{arm} {value:.3g}" for arm, value in finding.measured.items())
-    sizes = ", ".join(f"{effect:+.3g}" for effect in effects.values())
     what = "by seed" if isinstance(c, Criterion) else "room to the limit by seed"
-    met = f"open, {len(effects)} of {c.seeds} seeds" if finding.met is None else "met" if finding.met else "not met"
     scale = "" if finding.scale == "small" else f" ({finding.scale})"
-    return f"{_asked(c)}{scale}: {met}, {what} {sizes} (mean: {measured})"
+    return f"{_asked(c)}{scale}: {_met(finding)}, {what} {_effects(finding)} (mean: {_measured(finding)})"
+
+
+def _met(finding: Finding) -> str:
+    if finding.met is None:
+        seeds = len(finding.effects)
+        return f"open, {seeds} of {finding.criterion.seeds} seeds" if seeds else "not run"
+    return "met" if finding.met else "not met"
+
+
+def _effects(finding: Finding) -> str:
+    return ", ".join(f"{effect:+.3g}" for effect in finding.effects.values())
+
+
+def _measured(finding: Finding) -> str:
+    return ", ".join(f"{arm} {value:.3g}" for arm, value in finding.measured.items())
+
+
+def findings_table(state: Standing) -> str:
+    """Every criterion of a system with what was measured, as Markdown; empty without results."""
+    if not state.findings:
+        return ""
+    rows = [(_asked(f.criterion), _measured(f), _effects(f), _met(f)) for f in state.findings]
+    head = ("asked", "mean over seeds", "by seed: difference, or room to the limit", "")
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * 4, *rows)]
+    return "\n".join(lines) + "\n"
 
 
 def _asked(c: AnyCriterion) -> str:

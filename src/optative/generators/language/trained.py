@@ -54,7 +54,9 @@ def is_full(lm: LanguageModel) -> bool:
 def trained_parameters(lm: LanguageModel) -> dict[str, Any]:
     """The float32 parameters that are trained, by name, sorted; tied ones once, frozen ones not at all."""
     if is_full(lm):
-        return {name: p for name, p in sorted(lm.model.named_parameters()) if p.requires_grad}
+        found = {name: p for name, p in sorted(lm.model.named_parameters()) if p.requires_grad}
+        assert found, "no weight of this model is trained; prepare_training comes first"
+        return found
     return adapters.lora_parameters(lm)
 
 
