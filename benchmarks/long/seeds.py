@@ -3,20 +3,19 @@
     .venv/bin/python benchmarks/long/seeds.py --name demo                                  # the main job, seeds 0 1 2
     .venv/bin/python benchmarks/long/seeds.py --name full examples/instruction_following_full.yaml --seeds 0
 
-Writes `benchmarks/results/<name>.json`: for each seed the wall time and peak memory of the process, the figures of its
-evaluation with their intervals, the warnings, the versions and the hardware; and whether each bar is met. A seed that
-is recorded already is kept as it is. Runs that are there are resumed, so an interrupted call loses at most one unit of
-work; then its wall time is left out.
+Writes `benchmarks/results/<name>.json`: for each seed the wall time from the run's first start to its end, the peak
+memory of its process, the figures of its evaluation with their intervals, the warnings, the versions and the hardware;
+and whether each bar is met. A seed that is recorded already is kept as it is; a run that is there already is resumed,
+or only read where it is finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +27,16 @@ LARGEST_FALL_OF_FLUENCY = 0.3  # nats
 
 
 def one(spec: Path | None, seed: int, folder: Path, settings: list[str]) -> dict[str, Any]:
-    """Run one seed to its end and read what it left."""
-    resumed = (folder / "resolved.json").exists()
-    command = [
-        str(Path(sys.executable).parent / "optative"),
-        "run",
-        *([str(spec)] if spec else []),
-        "--out",
-        str(folder),
-    ]
-    for setting in [f"seed={seed}", *settings]:
-        command += ["--set", setting]
-    began = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"seed {seed} ended with status {os.waitstatus_to_exitcode(status)}")
+    """Run one seed to its end, unless that was done before, and read what it left."""
+    if not (folder / "manifest.json").exists() or "finished" not in json.loads((folder / "manifest.json").read_text()):
+        _run(spec, seed, folder, settings)
     manifest = json.loads((folder / "manifest.json").read_text())
     evaluation = json.loads((folder / "evaluation.json").read_text())
+    started, finished = (datetime.fromisoformat(manifest[name]) for name in ("started", "finished"))
     return {
         "seed": seed,
-        "wall_seconds": None if resumed else round(time.monotonic() - began, 1),
-        "peak_memory_bytes": usage.ru_maxrss * 1024,
+        "wall_seconds": (finished - started).total_seconds(),
+        "peak_memory_bytes": manifest["peak_memory_bytes"],
         "dtype": [manifest["dtype"], manifest["dtype_reason"]],
         "stage_seconds": manifest["wall_seconds"],
         "counts": manifest["counts"],
@@ -61,6 +48,20 @@ def one(spec: Path | None, seed: int, folder: Path, settings: list[str]) -> dict
         "versions": manifest["versions"],
         "hardware": manifest["hardware"],
     }
+
+
+def _run(spec: Path | None, seed: int, folder: Path, settings: list[str]) -> None:
+    command = [
+        str(Path(sys.executable).parent / "optative"),
+        "run",
+        *([str(spec)] if spec else []),
+        "--out",
+        str(folder),
+    ]
+    for setting in [f"seed={seed}", *settings]:
+        command += ["--set", setting]
+    if status := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(f"seed {seed} ended with status {status}")
 
 
 def verdicts(result: dict[str, Any], name: str) -> dict[str, bool]:
@@ -104,7 +105,7 @@ def table(record: dict[str, Any]) -> str:
         found = {(m["name"], m["split"]): m for m in seed["metrics"]}
         accuracy, unseen = (found["prompt_accuracy", split] for split in ("held_out", "unseen_kinds"))
         length, distinct = found["completion_tokens", "held_out"], found["distinct_2", "held_out"]
-        flips, wall = seed["flips"]["held_out"], seed["wall_seconds"]
+        flips = seed["flips"]["held_out"]
         low, high = (100 * end for end in accuracy["interval"])
         cells = (
             seed["seed"],
@@ -118,7 +119,7 @@ def table(record: dict[str, Any]) -> str:
             f"{distinct['steered'] / distinct['base']:.2f}",
             f"{found['logp_base_per_token', 'held_out']['difference']:+.2f}",
             f"{found['kl', 'held_out']['steered']:.2f}",
-            "resumed" if wall is None else f"{wall / 60:.1f}",
+            f"{seed['wall_seconds'] / 60:.1f}",
             f"{seed['peak_memory_bytes'] / 1e9:.1f} GB",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
