@@ -1,4 +1,4 @@
-"""Learning the degree of a preference beside the preference: versions of each answer are told apart while it is aligned.
+"""The degree of a preference, learnt beside it: versions of each answer are told apart while the model is aligned.
 
 SPO (Li et al. 2024, arXiv:2409.17791): a head on the language model's own states says which grade of an answer it
 reads, and its loss, times gamma, is added to any loss on preferences. Gradients go through the language model, which is
@@ -100,7 +100,7 @@ class Heads(torch.nn.Module):
         self.grades = degree.grades
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_from(seed, "degree heads"))
-            number = 1 if degree.shared_head else len(ROLES)
+            number = len(ROLES) if degree.roles == "both" and not degree.shared_head else 1
             width = degree.grades - degree.ordinal
             self.linear = torch.nn.ModuleList(torch.nn.Linear(hidden, width) for _ in range(number))
 
