@@ -152,7 +152,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2406.09279",
         claim="In preference learning the data matter most, then PPO over DPO, then the reward model; larger "
         "reward models help mathematics and little else.",
-        module=None,
+        module="optative.systems.unpacking_dpo_ppo",
     ),
     Entry(
         17,
@@ -419,7 +419,7 @@ CATALOGUE: tuple[Entry, ...] = (
         citation="arXiv:2409.17791",
         claim="Learning to tell how strongly an answer was degraded, beside the preference loss, raises win "
         "rates over that loss alone.",
-        module=None,
+        module="optative.systems.preference_degree",
     ),
     Entry(
         46,
