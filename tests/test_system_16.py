@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ EVERY = list(product((True, False), repeat=5))
 
 def recipe(data: str = "per-aspect mean", algorithm: str = "DPO", **changed: Any) -> dict[str, Any]:
     loss, numbers = m.ALGORITHMS[algorithm]
-    return SMALL | {"rater": m.described(data), "algorithm": (loss, numbers | changed)}
+    return SMALL | {"rater": asdict(m.DATA[data]), "algorithm": (loss, numbers | changed)}
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +206,6 @@ def cut_answers_are_counted(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def fault_every_answer_ends(patch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     from optative.generators.language import sample as sampling
 
     real = sampling.sample
@@ -331,6 +330,12 @@ def test_prompts_are_in_one_part_only() -> None:
     parts = world.prompts(SMALL, 0)
     assert [len(part) for part in parts] == [200, 24, 10]
     assert len(set().union(*parts)) == 234
+
+
+def test_wrong_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for setting, words in (("algorithms=[DPO, DPO]", "named twice"), ("prompts=3600", "more prompts than there are")):
+        assert main(["systems", "run", "16", f"--set={setting}", "--out", str(tmp_path)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_the_best_of_n_is_the_one_rated_best(lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
+
+from optative.core.errors import InputError
 
 ASPECTS = ("format", "value", "no repetition", "polite close")
 MARKS = {"brackets": "[{}]", "stars": "*{}*", "quotes": '"{}"', "arrows": "<{}>"}
@@ -25,9 +28,11 @@ LARGEST = 4  # of the two numbers: 25 sums, few enough for a small model to know
 
 
 def prompts(count: int, rng: np.random.Generator) -> list[str]:
-    """Different prompts; at most 4,000."""
+    """Different prompts. Raises InputError for more than there are."""
     shape = (len(_ASKED), len(NAMES), LARGEST + 1, LARGEST + 1, len(MARKS))
-    chosen = rng.choice(int(np.prod(shape)), count, replace=False)
+    if count > prod(shape):
+        raise InputError("more prompts than there are", field="prompts", found=count, expected=f"at most {prod(shape)}")
+    chosen = rng.choice(prod(shape), count, replace=False)
     return [
         _ASKED[asked].format(name=NAMES[name], a=a, b=b, mark=list(MARKS)[mark])
         for asked, name, a, b, mark in zip(*np.unravel_index(chosen, shape))

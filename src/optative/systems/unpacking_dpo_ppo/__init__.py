@@ -10,9 +10,12 @@ Criteria that speak of policy gradients or reward models have no arms yet: they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
 
 from optative.core.config import Field
 from optative.generators.options import Tiny
@@ -24,7 +27,6 @@ from optative.systems.unpacking_dpo_ppo.world import (
     HELD,
     KL,
     SCORE,
-    described,
     labelled,
     learn,
     measure,
@@ -71,11 +73,11 @@ SYSTEM = System(
     criteria=_criteria(),
     differs="The preference half: four data sets x DPO, IPO, KTO, SimPO and supervised training on chosen answers. "
     "Policy gradients, reward models and sets of prompts are not run, and with them what is claimed of PPO and of "
-    "larger reward models. A model of 2 million parameters on sums with an answer in an asked form, judged by rules in "
-    "four aspects. The data sets have the same prompts and answers and simulated raters: each aspect rated with noise, "
-    "the whole rated with the same noise, the former with 30 % of labels flipped, the former with a bonus for words. "
-    "The published sets differ in prompts, writers and size too. Judged are answers at temperature 1. "
-    "One learning rate for all, chosen on seed 100 with the smaller model of the quick study.",
+    "larger reward models. No real pairs are used. A model of 2 million parameters on sums with an answer in an asked "
+    "form, judged by rules in four aspects. The data sets have the same prompts and answers and simulated raters: each "
+    "aspect rated with noise; the whole rated with the same noise; the first with 30 % of labels flipped; the first "
+    "with a bonus for words. The published sets differ in prompts, writers and size too. Answers are judged at "
+    "temperature 1. One learning rate for all, chosen on seed 100 with the smaller model of the quick study.",
 )
 
 
@@ -91,6 +93,13 @@ class Study(StudyOptions):
     algorithms: tuple[Literal["DPO", "IPO", "KTO", "SimPO", "supervised"], ...] = Field(
         ("DPO", "supervised"), min_length=2, description="What is learnt from each data set."
     )
+
+    @field_validator("algorithms")
+    @classmethod
+    def _different(cls, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(algorithms)) < len(algorithms):
+            raise ValueError("an algorithm is named twice, and is no second level of the factor")
+        return algorithms
 
 
 FULL = Study(
@@ -113,7 +122,7 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     recipes = {f"{a} on {d}": (d, a) for d in DATA for a in study.algorithms}
     arms = {BASE: Arm(options=own | {"answers": 1}), BEST_OF: Arm(options=own | {"answers": ANSWERS}, baseline=BASE)}
     for name, (data, algorithm) in recipes.items():
-        recipe = {"data": data, "rater": described(data), "algorithm": ALGORITHMS[algorithm]}
+        recipe = {"data": data, "rater": asdict(DATA[data]), "algorithm": ALGORITHMS[algorithm]}
         arms[name] = Arm(options=own | recipe, baseline=BASE)
     known: list[Mapping[str, Any]] = []
     asked = partial(

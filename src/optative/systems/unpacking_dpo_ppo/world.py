@@ -8,7 +8,7 @@ and limit of length; only who labelled the pairs and what is learnt from them di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -211,8 +211,3 @@ def check_policy(drawn: Sequence[Sequence[Completion]]) -> None:
     """Answers drawn at another temperature or from a cut distribution say nothing about a KL: k1 can go below 0."""
     far = max(abs(sum(answer.logps) - sum(answer.sampling_logps)) for own in drawn for answer in own)
     assert far < TOLERANCE, f"answers were not drawn from the policy itself: {far:.3g} nats apart"
-
-
-def described(name: str) -> dict[str, Any]:
-    """A rater as plain JSON."""
-    return asdict(DATA[name])
