@@ -83,7 +83,7 @@ def test_pairs_have_every_gap_and_so_many_flips() -> None:
     assert all(pair.flipped == (pair.counts[0] < pair.counts[1]) for pair in pairs)
     assert all(world.stated(text, p.case) == n for p in pairs[:100] for text, n in zip(p.answers, p.counts))
     lengths = [(len(text.split()), n) for pair in pairs for text, n in zip(pair.answers, pair.counts)]
-    assert np.corrcoef(np.array(lengths).T)[0, 1] < 0.95, "length is not coverage"
+    assert np.corrcoef(np.array(lengths).T)[0, 1] < 0.8, "length is not coverage"
 
 
 # Arms

@@ -91,13 +91,15 @@ def _criteria() -> tuple[AnyCriterion, ...]:
 SYSTEM = System(
     criteria=_criteria(),
     differs="A model of 2 million weights that fills slots, judged exactly by the facts that its answers state, in "
-    "place of 7 billion weights on TL;DR and HH judged by GPT-4. Three grades, half of the key phrases, gamma 0.1, the "
-    "mean of the last layer's states, a head for each role, one version a step and 100 steps of the heads alone are "
-    "our choices; the published repository holds none. Answers from which too few phrases can be taken for three "
-    "different versions are aligned only. The interval of the win rate is over the prompts of all seeds and says "
-    "nothing of other seeds. Real summaries (with `--set summaries=FOLDER`) are graded by a head alone on a frozen "
-    "real model's standardised states: its top layer is not trained. The separate pre-stage of the degree loss is not "
-    "built.",
+    "place of 7 billion weights on TL;DR and HH judged by GPT-4. A grammar writes the answers of pairs. Those that "
+    "state fewer facts often state other values instead; without these, implicit rewards follow the number of "
+    "clauses and order answers almost perfectly after DPO alone (0.93, seed 100). Three grades, half of the key "
+    "phrases, gamma 0.1, the mean of the last layer's states, a head for each role, one version a step and 100 "
+    "steps of the heads alone are our choices; the published repository holds none. Answers from which too few "
+    "phrases can be taken for three different versions are aligned only. The interval of the win rate is over the "
+    "prompts of all seeds and says nothing of other seeds. Real summaries (with `--set summaries=FOLDER`) are cut "
+    "to 40 words and graded by a head alone on a frozen real model's standardised states: its top layer is not "
+    "trained. The degree loss as a separate stage before is not built.",
 )
 
 
@@ -109,7 +111,7 @@ class Study(StudyOptions):
     flips: float = Field(0.15, ge=0, lt=0.5, description="Share of the labels that point the wrong way.")
     held_out: int = Field(60, ge=8, description="Prompts, with two answers each, on which all is measured.")
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
-    rate: float = Field(1e-4, gt=0, description="Peak learning rate on pairs, the same in all arms.")
+    rate: float = Field(3e-4, gt=0, description="Peak learning rate on pairs, the same in all arms.")
     arms: tuple[str, ...] = Field((BASE, DPO, SPO, RANDOM), min_length=1, description="Which of the methods to train.")
     plug_pairs: int = Field(64, ge=32, description="Pairs of the short trainings with other losses.")
     summaries: Path | None = Field(
@@ -120,14 +122,17 @@ class Study(StudyOptions):
     replies: int = Field(40, ge=1, description="Pairs of the file, from its top.")
 
 
+# Rate and epochs: with DPO on seed 100, a base of 0.7 million weights went from 0.38 of the facts to 0.54, and to 0.50
+# with 1e-3; pairs without wrong values and 32 steps moved next to nothing.
 FULL = Study(
     seeds=(0, 1, 2),
     model=Tiny(layers=5, hidden=192, vocabulary=1024, context=160),
     documents=25_000,
     steps=1000,
-    pairs=1024,
+    pairs=768,
     held_out=300,
-    arms=(BASE, DPO, SPO, RANDOM, "DPO + degree, filler", "DPO + degree, detached", "margin DPO, true gaps"),
+    epochs=2,
+    arms=(BASE, DPO, SPO, RANDOM, "DPO + degree, filler"),
     plug_pairs=160,
     posts=250,
     replies=200,

@@ -2,7 +2,8 @@
 
 Knows: a small grammar. Does not know: models, training. A fact counts when the answer states its value in one of its
 slot's wordings, and no other value for that slot. Values are drawn word by word, so that they have to be copied
-from the prompt; clauses without a fact stand among the others, so that neither length nor fluency is coverage.
+from the prompt; what is not stated is left out or, in pairs, often stated wrongly; clauses without a fact stand among
+the others: neither length nor fluency is coverage.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ CHATTER = (
     "follows a strict plan",
     "makes some noise",
 )
+WRONG = 0.5  # of the slots of a pair's answer that state no fact
 EVENTS = ("concert", "lecture", "market", "parade", "workshop", "tournament", "exhibition", "reading")
 PARTS = {  # of a value; each word is drawn by itself, so that a value has to be copied and cannot be known
     "host": (
@@ -52,7 +54,7 @@ PARTS = {  # of a value; each word is drawn by itself, so that a value has to be
         ["Maple", "Oak", "Cedar", "Birch", "Willow", "Ash", "Elm", "Pine", "Poplar", "Hazel"],
         ["Hall", "Park", "Square", "House", "Bridge", "Tower", "Garden", "Harbour", "Mill", "Station"],
     ),
-    "price": ([str(price) for price in range(11, 100)],),
+    "price": ([str(price) for price in range(12, 96, 7)],),
     "day": (
         ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
         ["morning", "noon", "afternoon", "evening", "night"],
@@ -82,27 +84,36 @@ class Judged:
 
 
 def case(rng: np.random.Generator) -> Case:
-    facts = {slot: " ".join(str(rng.choice(words)) for words in parts) for slot, parts in PARTS.items()}
+    facts = {slot: _value(slot, rng) for slot in SLOTS}
     event = str(rng.choice(EVENTS))
     listed = "; ".join(f"{slot}: {facts[slot]}" for slot in rng.permutation(list(SLOTS)))
     return Case(f"{event}; {listed}\n", event, facts)
 
 
-def answer(case: Case, count: int, rng: np.random.Generator) -> str:
-    """A fluent answer that states so many of the facts, and up to two clauses that state none, in any order."""
-    clauses = [str(rng.choice(SLOTS[s])).format(case.facts[s]) for s in rng.permutation(list(SLOTS))[:count]]
+def answer(case: Case, count: int, rng: np.random.Generator, wrong: float = 0.0) -> str:
+    """A fluent answer that states so many of the facts, and up to two clauses that state none, in any order.
+
+    wrong: share of the other slots that are stated with a value of another case, in place of being left out.
+    """
+    order = [str(slot) for slot in rng.permutation(list(SLOTS))]
+    values = {slot: case.facts[slot] for slot in order[:count]}
+    for slot in order[count:]:
+        value = _value(slot, rng)
+        if rng.random() < wrong and value != case.facts[slot]:
+            values[slot] = value
+    clauses = [str(rng.choice(SLOTS[slot])).format(value) for slot, value in values.items()]
     clauses += list(rng.choice(CHATTER, int(rng.integers(0 if count else 1, 3)), replace=False))
     clauses = [clauses[i] for i in rng.permutation(len(clauses))]
     return f" The {case.event} {_listed(clauses)}."
 
 
 def document(case: Case, place: int, rng: np.random.Generator) -> str:
-    """What follows a prompt in pretraining: an answer with any number of facts, or each third time all facts, listed.
+    """What follows a prompt in pretraining: an answer with any number of facts, or each second time all facts, listed.
 
-    Lists are mostly values, so that copying them is learnt in a few hundred steps; answers alone take several times as
+    Lists are mostly values, so that copying them is learnt in some hundred steps; answers alone take several times as
     many. The start of a text tells which it is.
     """
-    if place % 3 == 0:
+    if place % 2 == 0:
         return " " + "; ".join(f"{slot}: {case.facts[slot]}" for slot in rng.permutation(list(SLOTS)))
     return answer(case, int(rng.integers(0, len(SLOTS) + 1)), rng)
 
@@ -121,7 +132,7 @@ def stated(text: str, case: Case) -> int:
     return found
 
 
-def judged(cases: Sequence[Case], flips: float, rng: np.random.Generator) -> list[Judged]:
+def judged(cases: Sequence[Case], flips: float, rng: np.random.Generator, wrong: float = WRONG) -> list[Judged]:
     """Pairs whose counts differ by 1 to 4, each as often; a share of the labels points the wrong way."""
     found = []
     for one in cases:
@@ -129,9 +140,13 @@ def judged(cases: Sequence[Case], flips: float, rng: np.random.Generator) -> lis
         low = int(rng.integers(0, len(SLOTS) + 1 - gap))
         flipped = bool(rng.random() < flips)
         counts = (low, low + gap) if flipped else (low + gap, low)
-        first, second = (answer(one, count, rng) for count in counts)
+        first, second = (answer(one, count, rng, wrong) for count in counts)
         found.append(Judged(one, (first, second), counts, flipped))
     return found
+
+
+def _value(slot: str, rng: np.random.Generator) -> str:
+    return " ".join(str(rng.choice(words)) for words in PARTS[slot])
 
 
 def _listed(clauses: Sequence[str]) -> str:
