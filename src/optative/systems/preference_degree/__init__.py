@@ -91,15 +91,16 @@ def _criteria() -> tuple[AnyCriterion, ...]:
 SYSTEM = System(
     criteria=_criteria(),
     differs="A model of 2 million weights that fills slots, judged exactly by the facts that its answers state, in "
-    "place of 7 billion weights on TL;DR and HH judged by GPT-4. A grammar writes the answers of pairs. Those that "
-    "state fewer facts often state other values instead; without these, implicit rewards follow the number of "
-    "clauses and order answers almost perfectly after DPO alone (0.93, seed 100). Three grades, half of the key "
-    "phrases, gamma 0.1, the mean of the last layer's states, a head for each role, one version a step and 100 "
-    "steps of the heads alone are our choices; the published repository holds none. Answers from which too few "
-    "phrases can be taken for three different versions are aligned only. The interval of the win rate is over the "
-    "prompts of all seeds and says nothing of other seeds. Real summaries (with `--set summaries=FOLDER`) are cut "
-    "to 40 words and graded by a head alone on a frozen real model's standardised states: its top layer is not "
-    "trained. The degree loss as a separate stage before is not built.",
+    "place of 7 billion weights on TL;DR and HH judged by GPT-4. A grammar writes the answers of pairs. Those "
+    "that state fewer facts often state other values instead; without these, implicit rewards follow the number "
+    "of clauses and order answers almost perfectly after DPO alone (0.93, seed 100). Three grades, half of the "
+    "key phrases, gamma 0.1, the mean of the last layer's states, a head for each role, one version a step and "
+    "100 steps of the heads alone are our choices; the published repository holds none. Answers from which too "
+    "few phrases can be taken for three different versions are aligned only. The interval of the win rate is "
+    "over the prompts of all seeds and says nothing of other seeds. Real summaries (with `--set "
+    "summaries=FOLDER`) are cut to their first sentences, up to 40 words, and graded by a head alone on a "
+    "frozen real model's standardised states: its top layer is not trained. The degree loss as a separate stage "
+    "before is not built.",
 )
 
 
@@ -126,14 +127,14 @@ class Study(StudyOptions):
 # with 1e-3; pairs without wrong values and 32 steps moved next to nothing.
 FULL = Study(
     seeds=(0, 1, 2),
-    model=Tiny(layers=5, hidden=192, vocabulary=1024, context=160),
+    model=Tiny(layers=4, hidden=200, vocabulary=1024, context=160),
     documents=25_000,
-    steps=1000,
+    steps=900,
     pairs=768,
     held_out=300,
     epochs=2,
     arms=(BASE, DPO, SPO, RANDOM, "DPO + degree, filler"),
-    plug_pairs=160,
+    plug_pairs=96,
     posts=250,
     replies=200,
 )
@@ -164,7 +165,11 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
         )
         for name in study.arms
     }
-    plugs = {**common, "world": {**world, "pairs": study.plug_pairs}, "plug": list(training.PLUGS)}
+    plugs = {
+        **common,
+        "world": {**world, "pairs": study.plug_pairs, "held_out": min(100, study.held_out)},
+        "plug": list(training.PLUGS),
+    }
     arms[PLUG] = Arm(options=plugs, panel="other losses")
     notes = [SYSTEM.differs]
     if study.summaries is not None:

@@ -7,6 +7,7 @@ no held-out summary is of a post that the head has learnt on, and starts the hea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from optative.runs.study import Measured
 
 MODEL, GRADES = "smollm2-135m-instruct", 3
-POST, SUMMARY_WORDS, REPLY = 64, 40, 96  # most tokens of a post, its end; words of a summary; tokens of a reply
+POST, SUMMARY_WORDS, REPLY = (
+    64,
+    40,
+    96,
+)  # most tokens of a post, its end; words of a summary's sentences; tokens of a reply
 STEPS, RATE = 300, 1e-2  # of the head, on standardised states
 ACCURACY, ALONE = "degree accuracy on real summaries", "degree accuracy on real summaries of length alone"
 BEYOND = "degree accuracy on real summaries beyond length alone"
@@ -34,10 +39,19 @@ def summaries(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
     found, unread = [], np.random.default_rng(0)
     for _, columns in sorted(read(folder)[1].items()):
         for post, text in sorted(columns["response"].items(), key=lambda item: int(item[0])):
-            own = graded(" ".join(clean(text).split()[:SUMMARY_WORDS]), GRADES, unread)
+            own = graded(first_sentences(clean(text)), GRADES, unread)
             if own:
                 found.append((post, columns["question"][post], own))
     return found
+
+
+def first_sentences(text: str) -> str:
+    """Whole sentences up to the most words, at least one: cut at a word, all would be as long and tell their grade."""
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    number = 1
+    while number < len(sentences) and len(" ".join(sentences[: number + 1]).split()) <= SUMMARY_WORDS:
+        number += 1
+    return " ".join(sentences[:number])
 
 
 def cell(options: Mapping[str, Any], seed: int, folder: Path, files: tuple[Path, Path | None]) -> Measured:
