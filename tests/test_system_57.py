@@ -17,6 +17,7 @@ from optative.core.rng import stream
 from optative.generators.language import trained as weights_of
 from optative.generators.language.load import load_language_model
 from optative.objectives import checked_principles as world
+from optative.objectives import published_summaries as published
 from optative.objectives.principles import statements
 from optative.optimizers import constitutions, mutual_information
 from optative.runs.study import Measured
@@ -265,17 +266,17 @@ def test_column_bound_by_a_slow_formula() -> None:
 
 
 def test_published_cut_and_filter() -> None:
-    assert outputs.clean("The post is sad. Human: thanks ### x") == "The post is sad."
-    assert outputs.kept("The post is sad.")
+    assert published.clean("The post is sad. Human: thanks ### x") == "The post is sad."
+    assert published.kept("The post is sad.")
     for dropped in ("The post", "The post [insert name].", "The post []. .", "Response of the post."):
-        assert not outputs.kept(dropped)
+        assert not published.kept(dropped)
 
 
 def write(folder: Path, **changed: Any) -> Path:
     (folder / "constitutions_mistral").mkdir(parents=True)
     constitution = {"positive": "1. Be brief.\n2. Be whole.", "negative": "1. Be long.\n2. Be whole."}
     (folder / "constitutions_mistral" / "0.json").write_text(json.dumps(constitution))
-    for writer in outputs.WRITERS:
+    for writer in published.WRITERS:
         columns = {
             "constitution": {str(i): "1. Be brief. \n2. Be whole." for i in range(3)},
             "question": {str(i): f"POST: number {i}" for i in range(3)},
@@ -301,22 +302,22 @@ def test_scoring_of_files_and_what_is_wrong_with_them(tmp_path: Path) -> None:
         outputs.score_with(lm, write(tmp_path / "other", base={"question": {str(i): "x" for i in range(3)}}), 3, 0)
     swapped = {"constitution": {str(i): "1. Be whole.\n2. Be brief." for i in range(3)}}
     with pytest.raises(InputError, match="in this order"):
-        outputs.score_with(lm, write(tmp_path / "swapped", **dict.fromkeys(outputs.WRITERS, swapped)), 3, 0)
+        outputs.score_with(lm, write(tmp_path / "swapped", **dict.fromkeys(published.WRITERS, swapped)), 3, 0)
     with pytest.raises(InputError, match="a column is missing"):
-        outputs.read(write(tmp_path / "empty", instruct={"response": {}}))
+        published.read(write(tmp_path / "empty", instruct={"response": {}}))
     with pytest.raises(InputError, match="other posts"):
-        outputs.read(write(tmp_path / "fewer", instruct={"response": {"0": "x"}}))
+        published.read(write(tmp_path / "fewer", instruct={"response": {"0": "x"}}))
     with pytest.raises(InputError, match="holds no constitutions"):
-        outputs.read(tmp_path)
+        published.read(tmp_path)
 
 
 def test_the_published_files_can_be_read(shared: Path) -> None:
-    negatives, written = outputs.read(shared / "data" / "57-sami-mutual-information")
+    negatives, written = published.read(shared / "data" / "57-sami-mutual-information")
     assert {len(found) for found in negatives.values()} == {3}
-    words = {w: np.mean([len(t.split()) for t in written[w]["response"].values()]) for w in outputs.WRITERS}
+    words = {w: np.mean([len(t.split()) for t in written[w]["response"].values()]) for w in published.WRITERS}
     assert words == pytest.approx({"base": 92.8, "iteration-3": 75.2, "instruct": 87.8}, abs=0.05)
     assert all(len(own["response"]) == 250 for own in written.values())
-    kept = {w: np.mean([outputs.kept(outputs.clean(t)) for t in written[w]["response"].values()]) for w in written}
+    kept = {w: np.mean([published.kept(published.clean(t)) for t in written[w]["response"].values()]) for w in written}
     assert kept["base"] == pytest.approx(231 / 250)
 
 

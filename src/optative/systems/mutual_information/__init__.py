@@ -97,10 +97,10 @@ FULL = Study(
 def run(study: Study, folder: Path) -> dict[str, Any]:
     """All arms; then, from their curves, the correlation over all seeds, and in words what went too far."""
     from optative.core.ids import content_hash
+    from optative.objectives.published_summaries import read
     from optative.runs.study import Arm, Metric
     from optative.runs.study import study as run_study
     from optative.systems.mutual_information.outputs import METRICS as REAL_METRICS
-    from optative.systems.mutual_information.outputs import read
 
     own = study.model_dump(exclude={"seeds", "outputs", "posts"})
     training = own | {"shuffle": False}

@@ -1,27 +1,24 @@
 """System 57 on the published constitutions and summaries, scored by a real model; nothing is trained.
 
-Knows: the layout of the published files (`constitutions_mistral/*.json`, `base-*.json`, `iteration-3-*.json`,
-`instruct-*.json`), what the publication cut and left out. Does not know: how those summaries were made. Each summary
-was written under the desired constitution only, so that just the columns can be told: for an answer, which of the two
-constitutions. The model that scores is not the one that wrote, and the figure no bound on its information.
+Knows: one bound and how an answer is put to a model. Does not know: the files (`objectives.published_summaries`). Each
+summary was written under the desired constitution only, so that just the columns can be told: for an answer, which of
+the two constitutions. The model that scores is not the one that wrote, and the figure no bound on its information.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optative.core.errors import InputError
-from optative.core.files import read_json
+from optative.objectives.published_summaries import WRITERS, clean, kept, read
 
 if TYPE_CHECKING:
     import numpy as np
 
     from optative.runs.study import Measured
 
-WRITERS = ("base", "iteration-3", "instruct")
 GAIN = "column bound on published summaries, iteration 3 minus base, nats"
 METRICS = (
     *(f"column bound on published summaries, {writer}, nats" for writer in WRITERS),
@@ -30,50 +27,6 @@ METRICS = (
     *(f"words, {writer}" for writer in WRITERS),
     *(f"share that the published filter keeps, {writer}" for writer in WRITERS),
 )
-_MARKS = ("[insert", "[]", "]", "Response")
-_CUT = re.compile(r"Human:|###")
-
-
-def read(folder: Path) -> tuple[dict[tuple[str, ...], list[str]], dict[str, dict[str, dict[str, str]]]]:
-    """Negative constitutions by the statements of their positive one, and for each writer the file's three columns.
-
-    Raises InputError where a file is missing or is not laid out as published.
-    """
-    from optative.objectives.principles import statements
-
-    negatives: dict[tuple[str, ...], list[str]] = {}
-    for path in sorted((folder / "constitutions_mistral").glob("*.json")):
-        found = read_json(path)
-        for field in ("positive", "negative"):
-            if not isinstance(found, dict) or not isinstance(found.get(field), str):
-                raise InputError("a constitution is missing", file=path, field=field, expected="a numbered list")
-        negatives.setdefault(statements(found["positive"]), []).append(found["negative"])
-    if not negatives:
-        raise InputError("holds no constitutions", file=folder, expected="constitutions_mistral/*.json")
-    return negatives, {writer: _responses(folder, writer) for writer in WRITERS}
-
-
-def _responses(folder: Path, writer: str) -> dict[str, dict[str, str]]:
-    files = sorted(folder.glob(f"{writer}-*.json"))
-    if len(files) != 1:
-        raise InputError("needs one file", file=folder, found=f"{len(files)} files", expected=f"{writer}-*.json")
-    found, columns = read_json(files[0]), ("constitution", "question", "response")
-    for column in columns:
-        if not isinstance(found, dict) or not isinstance(found.get(column), dict) or not found[column]:
-            raise InputError("a column is missing", file=files[0], field=column, expected="texts by post")
-        if found[column].keys() != found["constitution"].keys():
-            raise InputError("other posts than in the column `constitution`", file=files[0], field=column)
-    return {column: found[column] for column in columns}
-
-
-def clean(answer: str) -> str:
-    """Cut where the writer went on with a next turn or section."""
-    return _CUT.split(answer)[0].strip()
-
-
-def kept(answer: str) -> bool:
-    """Would the published filter keep this answer to the desired constitution? (It also asks for different answers.)"""
-    return answer.endswith(".") and not any(mark in answer for mark in _MARKS)
 
 
 def column_bound(logps_PK: np.ndarray) -> np.ndarray:

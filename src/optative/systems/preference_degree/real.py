@@ -34,7 +34,7 @@ def summaries(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
     import numpy as np
 
     from optative.feedback.grades import graded
-    from optative.systems.mutual_information.outputs import clean, read
+    from optative.objectives.published_summaries import clean, read
 
     found, unread = [], np.random.default_rng(0)
     for _, columns in sorted(read(folder)[1].items()):
