@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from optative.cli.main import main
+from optative.cli.systems import findings_table
 from optative.core.errors import InputError
 from optative.systems import catalogue
 from optative.systems.catalogue import CATALOGUE, find
@@ -345,6 +346,15 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].startswith("77 systems: ")
     assert main(["systems", "list", "--status", "reprodced"]) == 2
     assert "the nearest is 'reproduced'" in capsys.readouterr().err
+
+
+def test_the_pages_of_findings_show_what_is_recorded() -> None:
+    shown = set()
+    for page in (Path(__file__).resolve().parents[1] / "docs" / "findings").glob("*.md"):
+        for number, table in re.findall(r"<!-- (\d+) -->\n(.*?)<!-- /\1 -->", page.read_text(), re.DOTALL):
+            assert table == findings_table(standing(find(number))), f"optative systems show {number} --markdown"
+            shown.add(int(number))
+    assert shown == {entry.number for entry in CATALOGUE if standing(entry).current}
 
 
 def test_show_and_run_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
