@@ -8,10 +8,12 @@ errors average out; whoever rates the whole gives one, with the error of one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from optative.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +33,9 @@ class Rater:
 
 def rate(rater: Rater, good_NA: np.ndarray, words_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The rating of each answer, [N]; about 0 to 1 without a bonus for words."""
-    good_NA = np.asarray(good_NA, float)
     ratings = 1 if rater.overall else good_NA.shape[1]
     error_N = rng.normal(0, 1, (len(good_NA), ratings)).mean(axis=1) * rater.noise
-    return good_NA.mean(axis=1) + error_N + rater.per_word * np.asarray(words_N, float)
+    return good_NA.mean(axis=1) + error_N + rater.per_word * words_N
 
 
 def prefer(rater: Rater, ratings_P2: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -42,7 +43,6 @@ def prefer(rater: Rater, ratings_P2: np.ndarray, rng: np.random.Generator) -> np
 
     Raises InputError for a tie, which is no preference.
     """
-    ratings_P2 = np.asarray(ratings_P2, float)
     if (ratings_P2[:, 0] == ratings_P2[:, 1]).any():
         raise InputError("two answers have the same rating", field="ratings", expected="strict preferences")
     return _higher(ratings_P2) ^ (rng.random(len(ratings_P2)) < rater.flipped)
@@ -53,8 +53,7 @@ def check_direction(ratings_P2: np.ndarray, chosen_P: np.ndarray) -> float:
 
     Raises InputError where it is not above 0: the two sides have changed places somewhere on the way.
     """
-    ratings_P2 = np.asarray(ratings_P2, float)
-    places = np.arange(len(ratings_P2))
+    places = range(len(ratings_P2))
     gap = float((ratings_P2[places, chosen_P] - ratings_P2[places, 1 - chosen_P]).mean())
     if gap <= 0:
         message = "chosen answers are rated no higher than rejected ones on average: the sides may have changed places"
@@ -63,4 +62,4 @@ def check_direction(ratings_P2: np.ndarray, chosen_P: np.ndarray) -> float:
 
 
 def _higher(ratings_P2: np.ndarray) -> np.ndarray:
-    return np.argmax(ratings_P2, axis=1)
+    return ratings_P2.argmax(axis=1)
