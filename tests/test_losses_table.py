@@ -238,7 +238,7 @@ def test_a_mixture_is_its_terms_with_their_numbers_and_weights():
         nll_weight=0.5,
     )
     found = terms("mixture", options)
-    assert [(term.loss.name, term.kind, term.weight, term.beside) for term in found] == [
+    assert [(term.loss.name, term.kind, term.weight, term.added) for term in found] == [
         ("simpo", "pair", 1.0, False),
         ("dpo", "pair", 0.8, False),
         ("aot", "pair", 2.0, False),

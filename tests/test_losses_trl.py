@@ -163,7 +163,7 @@ class Batch:
         values_B = sum(
             term.weight * term.loss(**{key: value for key, value in tensors.items() if key in term.loss.takes})
             for term in terms(name, config)
-            if not term.beside
+            if not term.added
         )
         if config.nll_weight:
             values_B = values_B + config.nll_weight * nll((raw * self.mask).sum(dim=1)[: self.B], tokens[0])
@@ -212,7 +212,7 @@ def settings(
     return theirs, ours
 
 
-def same(ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]) -> None:
+def assert_same(ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Equal up to float32, in which TRL keeps some of its constants."""
     single = ours[0].dtype == torch.float32
     for mine, other in zip(ours, theirs):
@@ -225,7 +225,7 @@ def test_losses_on_pairs(trl, name):
     for seed in range(CASES):
         theirs, ours = settings(draw, {name: 1.0})
         batch = Batch(seed)
-        same(batch.ours(name, ours[name]), batch.theirs(trl, **theirs))
+        assert_same(batch.ours(name, ours[name]), batch.theirs(trl, **theirs))
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "js_divergence", "alpha_divergence"])
@@ -239,7 +239,7 @@ def test_divergences(trl, name, divergence):
             theirs["tau"] = ours[name]["tau"] = 0.5  # TRL's exp overflows where its weight is 0: 0 * inf
             theirs["beta"] = ours[name]["beta"] = 0.02
         batch = Batch(seed, dtype=torch.float32 if divergence == "alpha_divergence" else torch.float64)
-        same(batch.ours(name, ours[name]), batch.theirs(trl, **theirs))
+        assert_same(batch.ours(name, ours[name]), batch.theirs(trl, **theirs))
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -249,7 +249,7 @@ def test_length_desensitised(trl, name):
         theirs, ours = settings(draw, {name: 1.0})
         alpha = draw.choice((0.0, 0.3, 0.7))
         batch = Batch(seed)
-        same(
+        assert_same(
             batch.ours(name, ours[name] | {"length_desensitise": alpha}),
             batch.theirs(trl, **theirs | {"ld_alpha": alpha}),
         )
@@ -266,7 +266,7 @@ def test_wpo_weights(trl, name):
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 batch.theirs(trl, **theirs | {"use_weighting": True})
         else:
-            same(mine, batch.theirs(trl, **theirs | {"use_weighting": True}))
+            assert_same(mine, batch.theirs(trl, **theirs | {"use_weighting": True}))
 
 
 def test_lists_of_losses(trl):
@@ -280,7 +280,7 @@ def test_lists_of_losses(trl):
         theirs["loss_types"].append("sft")
         theirs["loss_weights"].append(sft)
         batch = Batch(seed, same_length=True)
-        same(batch.ours("mixture", {"terms": terms, "nll_weight": sft}), batch.theirs(trl, **theirs))
+        assert_same(batch.ours("mixture", {"terms": terms, "nll_weight": sft}), batch.theirs(trl, **theirs))
 
 
 def test_sft_term_is_a_mean_per_answer_and_in_trl_one_over_all_tokens(trl):
@@ -356,7 +356,7 @@ def test_losses_on_single_answers(trl, name):
             options |= {"desirable_weight": good, "undesirable_weight": bad}
         loss = bind(name, LOSSES[name].config(**options))(**tensors).mean()
         loss.backward()
-        same((loss.detach(), mine.grad), (theirs.detach(), raw.grad))
+        assert_same((loss.detach(), mine.grad), (theirs.detach(), raw.grad))
 
 
 @pytest.mark.parametrize("name", ["simpo", "alphapo", "cpo", "orpo"])

@@ -33,13 +33,13 @@ class Sums:
 
 @dataclass(frozen=True)
 class Term:
-    """A loss with its numbers, the records it takes, and its weight. beside: it goes with the one asked for."""
+    """A loss with its numbers, the records it takes, and its weight. added: it goes with the one asked for."""
 
     loss: Bound
     kind: Kind
     weight: float = 1.0
     margin_per_strength: float = 0.0
-    beside: bool = False
+    added: bool = False
 
     @property
     def needs_kl(self) -> bool:
@@ -119,12 +119,12 @@ def terms(name: str, options: Preference) -> list[Term]:
     else:
         found = [_term(bind(name, options), 1.0, margin)]
     nll_weight = getattr(options, "nll_weight", 0.0)
-    return [*found, Term(bind("sft", SFT()), "good completion", nll_weight, beside=True)] if nll_weight else found
+    return [*found, Term(bind("sft", SFT()), "good completion", nll_weight, added=True)] if nll_weight else found
 
 
 def _term(loss: Bound, weight: float, margin_per_strength: float) -> Term:
-    kinds: dict[str, Kind] = {"pair": "pair", "completion": "completion", "list": "list"}
-    kind = kinds[loss.kind]
+    assert loss.kind != "any", "a mixture is its terms"
+    kind: Kind = loss.kind
     if kind == "pair" and "tied_B" in loss.takes:
         kind = "tied pair"
     if kind == "completion" and "desirable_B" not in loss.takes:
@@ -139,7 +139,7 @@ def implicit_beta(losses: Sequence[Term]) -> float:
 
 def usable(unit: Unit, losses: Sequence[Term]) -> bool:
     """Does the loss that was asked for learn from this record? The NLL beside it is no reason to keep one."""
-    return any(rows(unit, 0, term.kind) for term in losses if not term.beside)
+    return any(rows(unit, 0, term.kind) for term in losses if not term.added)
 
 
 def _known(reference_C: torch.Tensor | None) -> torch.Tensor:

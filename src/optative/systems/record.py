@@ -98,6 +98,24 @@ class Spread:
 AnyCriterion = Criterion | Bound | Spread
 
 
+def higher(metric: str, arm: str, baseline: str, effect: float, seeds: int = 3) -> Criterion:
+    """`metric` of `arm` is above that of `baseline` by `effect` or more."""
+    return Criterion(metric=metric, arm=arm, baseline=baseline, smallest_effect=effect, direction="higher", seeds=seeds)
+
+
+def lower(metric: str, arm: str, baseline: str, effect: float, seeds: int = 3) -> Criterion:
+    """`metric` of `arm` is below that of `baseline` by `effect` or more."""
+    return Criterion(metric=metric, arm=arm, baseline=baseline, smallest_effect=effect, direction="lower", seeds=seeds)
+
+
+def at_least(metric: str, arm: str, limit: float, seeds: int = 3) -> Bound:
+    return Bound(metric=metric, arm=arm, direction="at_least", limit=limit, seeds=seeds)
+
+
+def at_most(metric: str, arm: str, limit: float, seeds: int = 3) -> Bound:
+    return Bound(metric=metric, arm=arm, direction="at_most", limit=limit, seeds=seeds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """What a system's module declares: what must hold, and how the study here differs from the published one.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, at_most, command, lower
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,23 +55,15 @@ def arm(part: str, method: str) -> str:
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines of parts A (choices), B (texts) and C (digits)."""
-
-    def bound(metric: str, part: str, direction: Any, limit: float) -> Bound:
-        return Bound(metric=metric, arm=arm(part, MUSCLE), direction=direction, limit=limit, seeds=3)
-
-    def lower(metric: str, baseline: str) -> Criterion:
-        own, other = arm(CHOICES, MUSCLE), arm(CHOICES, baseline)
-        return Criterion(metric=metric, arm=own, baseline=other, smallest_effect=1e-9, direction="lower", seeds=3)
-
     return (
-        bound(RATIO, CHOICES, "at_most", 0.85),
-        bound(UPPER, CHOICES, "at_most", 0.0),
-        bound(GAIN, CHOICES, "at_least", -0.005),
-        lower("NFR", LONGER),
-        lower("NFR_mc", NEW),
-        bound(RATIO, TEXTS, "at_most", 0.90),
-        bound(GAIN_S, TEXTS, "at_least", 0.0),
-        bound(RATIO, DIGITS, "at_most", 0.85),
+        at_most(RATIO, arm(CHOICES, MUSCLE), 0.85),
+        at_most(UPPER, arm(CHOICES, MUSCLE), 0.0),
+        at_least(GAIN, arm(CHOICES, MUSCLE), -0.005),
+        lower("NFR", arm(CHOICES, MUSCLE), arm(CHOICES, LONGER), 1e-9),
+        lower("NFR_mc", arm(CHOICES, MUSCLE), arm(CHOICES, NEW), 1e-9),
+        at_most(RATIO, arm(TEXTS, MUSCLE), 0.90),
+        at_least(GAIN_S, arm(TEXTS, MUSCLE), 0.0),
+        at_most(RATIO, arm(DIGITS, MUSCLE), 0.85),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
 from optative.systems.control_tokens.learning import LONGEST, Recipe, Task, asked, learn, task_of
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, command, higher
 
 if TYPE_CHECKING:
     from optative.generators.language.model import LanguageModel
@@ -46,19 +46,11 @@ LENGTHS = "three lengths, MEET soft prompt"
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines, each for both forms of MEET."""
-
-    def bound(metric: str, arm: str, limit: float) -> Bound:
-        return Bound(metric=metric, arm=arm, direction="at_least", limit=limit, seeds=3)
-
     return (
-        *(
-            Criterion(metric=GAP, arm=arm, baseline=other, smallest_effect=3.0, direction="higher", seeds=3)
-            for arm in MEET
-            for other in ("CoH text", "stage 2 only")
-        ),
-        *(bound(ABOVE_SFT, arm, -1.0) for arm in MEET),
-        *(bound(MONOTONE, arm, 0.9) for arm in MEET),
-        bound(LEAKAGE, LENGTHS, 0.6),
+        *(higher(GAP, arm, other, 3.0) for arm in MEET for other in ("CoH text", "stage 2 only")),
+        *(at_least(ABOVE_SFT, arm, -1.0) for arm in MEET),
+        *(at_least(MONOTONE, arm, 0.9) for arm in MEET),
+        at_least(LEAKAGE, LENGTHS, 0.6),
     )
 
 

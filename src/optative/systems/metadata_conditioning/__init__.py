@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
 from optative.systems.metadata_conditioning.tags import (
@@ -30,7 +30,7 @@ from optative.systems.metadata_conditioning.tags import (
     tag_effect,
     world,
 )
-from optative.systems.record import AnyCriterion, Bound, Criterion, Spread, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, Spread, StudyOptions, System, at_least, at_most, command, higher
 
 if TYPE_CHECKING:
     from optative.runs.study import Arm, Measured, Metric
@@ -69,22 +69,15 @@ RECALL, TAGGED_RECALL = "facts recalled without a prefix", "facts recalled under
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's four accept lines."""
-
-    def bound(metric: str, direction: Literal["at_least", "at_most"], limit: float) -> Bound:
-        return Bound(metric=metric, arm="MeCo", direction=direction, limit=limit, seeds=3)
-
-    def higher(metric: str, arm: str, baseline: str, effect: float) -> Criterion:
-        return Criterion(metric=metric, arm=arm, baseline=baseline, smallest_effect=effect, direction="higher", seeds=3)
-
     return (
         higher(LOSS, "100% tagged", "standard", 0.05),
         Spread(metric=LOSS, arms=("MeCo", "standard"), at_most=0.03, seeds=3),
-        bound(BEFORE, "at_most", -0.10),
-        bound(SHARE, "at_least", 0.9),
-        bound(AFTER, "at_most", -0.03),
-        bound(TIMES, "at_least", 3.0),
+        at_most(BEFORE, "MeCo", -0.10),
+        at_least(SHARE, "MeCo", 0.9),
+        at_most(AFTER, "MeCo", -0.03),
+        at_least(TIMES, "MeCo", 3.0),
         higher(NAMED, "MeCo", "standard", 0.15),
-        bound(PROFANITY, "at_most", 0.7),
+        at_most(PROFANITY, "MeCo", 0.7),
         higher(RECALL, "facts, MeCo", "facts, standard", 0.05),
         Spread(metric=RECALL, arms=("facts, MeCo", "facts, MeCo-hashed"), at_most=0.03, seeds=3),
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from optative.core.config import Field
 from optative.generators.options import Tiny
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, at_most, command, higher
 
 if TYPE_CHECKING:
     from optative.runs.study import Measured
@@ -39,22 +39,15 @@ QUERIES, TOO_LONG = 32, 20  # of a step; times as many steps
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines; of the demo of over-training: the bound rises further and the flag is up."""
-
-    def higher(metric: str, arm: str, baseline: str, effect: float) -> Criterion:
-        return Criterion(metric=metric, arm=arm, baseline=baseline, smallest_effect=effect, direction="higher", seeds=3)
-
-    def bound(metric: str, arm: str, direction: Any, limit: float) -> Bound:
-        return Bound(metric=metric, arm=arm, direction=direction, limit=limit, seeds=3)
-
     return (
         higher(FOLLOWING, SAMI, BASE, 0.12),
-        bound(RISE, SAMI, "at_least", 0.0),
-        bound(RHO, POOLED, "at_least", 0.7),
+        at_least(RISE, SAMI, 0.0),
+        at_least(RHO, POOLED, 0.7),
         higher(HELD, SAMI, BASE, 0.05),
-        bound(GAIN, SHUFFLED, "at_most", 0.02),
-        bound(PERPLEXITY, SAMI, "at_most", MOST_PERPLEXITY),
+        at_most(GAIN, SHUFFLED, 0.02),
+        at_most(PERPLEXITY, SAMI, MOST_PERPLEXITY),
         higher(BOUND, LONG, SAMI, 1e-3),
-        bound(FLAG, LONG, "at_least", 1.0),
+        at_least(FLAG, LONG, 1.0),
     )
 
 

@@ -14,7 +14,7 @@ from optative.core.config import Field
 from optative.systems.on_policy_data.bandit import ALIGNED, DIAGNOSTICS, LOSSES, RATIO, TAIL
 from optative.systems.on_policy_data.lengths import LOSSES as TINY_LOSSES
 from optative.systems.on_policy_data.lengths import MOVED, REWARDS, SHARE, SPENT
-from optative.systems.record import AnyCriterion, Bound, Criterion, Spread, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, Spread, StudyOptions, System, at_least, at_most, command, higher
 
 if TYPE_CHECKING:
     from optative.runs.study import Arm, Measured, Metric
@@ -35,18 +35,16 @@ def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines. `both losses`, `every method`: BoN and IPO, offline and on-policy."""
     four = tuple(arm(sampling, loss, ALIGNED) for sampling in ("offline", "on-policy") for loss in ("BoN", "IPO"))
 
-    def higher(own: str, baseline: str, effect: float, metric: str = "reward", seeds: int = 5) -> Criterion:
-        return Criterion(
-            metric=metric, arm=own, baseline=baseline, smallest_effect=effect, direction="higher", seeds=seeds
-        )
-
     return (
-        *(higher(arm("on-policy", loss, TAIL), arm("offline", loss, TAIL), 0.3) for loss in ("BoN", "IPO")),
-        higher(arm("offline", "IPO", TAIL), arm("offline", "BoN", TAIL), 0.08),
-        *(Bound(metric="reward", arm=name, direction="at_least", limit=0.9, seeds=5) for name in four),
+        *(
+            higher("reward", arm("on-policy", loss, TAIL), arm("offline", loss, TAIL), 0.3, 5)
+            for loss in ("BoN", "IPO")
+        ),
+        higher("reward", arm("offline", "IPO", TAIL), arm("offline", "BoN", TAIL), 0.08, 5),
+        *(at_least("reward", name, 0.9, 5) for name in four),
         Spread(metric="reward", arms=four, at_most=0.08, seeds=5),
-        *(Bound(metric=RATIO, arm=flow_arm(start), direction="at_most", limit=0.5, seeds=5) for start in STARTS),
-        higher("online DPO", "offline DPO", 0.15, f"{SHARE}, minimal length", 3),
+        *(at_most(RATIO, flow_arm(start), 0.5, 5) for start in STARTS),
+        higher(f"{SHARE}, minimal length", "online DPO", "offline DPO", 0.15),
         Spread(metric=f"{SHARE}, modal length", arms=("online DPO", "offline DPO"), at_most=0.05, seeds=3),
     )
 

@@ -21,7 +21,7 @@ from optative.generators.options import Tiny
 from optative.systems.preference_degree import measures, real, training
 from optative.systems.preference_degree.measures import BEYOND, DEGREE, SPEARMAN
 from optative.systems.preference_degree.training import COVERAGE, PERPLEXITY, PLUGGED
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, at_most, command, higher
 
 if TYPE_CHECKING:
     from optative.evaluation.independence import Independence
@@ -72,19 +72,15 @@ METHODS: dict[str, Method] = {
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines of parts A, B and C. The second win-rate line and the next are of all seeds together."""
-
-    def bound(metric: str, arm: str, direction: Any, limit: float) -> Bound:
-        return Bound(metric=metric, arm=arm, direction=direction, limit=limit, seeds=3)
-
     return (
-        bound(WIN, POOLED, "at_least", 0.53),
-        bound(LOW, POOLED, "at_least", 0.50),
-        Criterion(metric=SPEARMAN, arm=SPO, baseline=DPO, smallest_effect=0.05, direction="higher", seeds=3),
-        bound(DEGREE, SPO, "at_least", 0.70),
-        bound(OVER_RANDOM, POOLED, "at_least", 0.0),
-        bound(COVERAGE, DPO, "at_most", 0.97),
-        bound(real.ACCURACY, REAL, "at_least", 0.60),
-        bound(PLUGGED, PLUG, "at_least", 1.0),
+        at_least(WIN, POOLED, 0.53),
+        at_least(LOW, POOLED, 0.50),
+        higher(SPEARMAN, SPO, DPO, 0.05),
+        at_least(DEGREE, SPO, 0.70),
+        at_least(OVER_RANDOM, POOLED, 0.0),
+        at_most(COVERAGE, DPO, 0.97),
+        at_least(real.ACCURACY, REAL, 0.60),
+        at_least(PLUGGED, PLUG, 1.0),
     )
 
 

@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from optative.runs.study import Measured
 
 MODEL, GRADES = "smollm2-135m-instruct", 3
-POST, SUMMARY_WORDS, REPLY = (
-    64,
-    40,
-    96,
-)  # most tokens of a post, its end; words of a summary's sentences; tokens of a reply
+POST, REPLY = 64, 96  # most tokens of a post, its end, and of a reply
+SUMMARY_WORDS = 40  # most words of a summary's sentences
 STEPS, RATE = 300, 1e-2  # of the head, on standardised states
 ACCURACY, ALONE = "degree accuracy on real summaries", "degree accuracy on real summaries of length alone"
 BEYOND = "degree accuracy on real summaries beyond length alone"

@@ -18,7 +18,7 @@ from optative.core.config import Field
 from optative.core.errors import InputError
 from optative.systems.preference_rankings import real, training, worlds
 from optative.systems.preference_rankings.training import RANKING, WINS
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, at_most, command, lower
 
 if TYPE_CHECKING:
     from optative.runs.study import Measured, Metric
@@ -29,30 +29,19 @@ IDENTITIES, REAL, TINY = "identities", "SmolLM2-135M-Instruct on HH pairs", "tin
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines of parts A, B and C; B draws nothing, so that one seed says all."""
-
-    def bound(metric: str, arm: str, direction: Any, limit: float, seeds: int) -> Bound:
-        return Bound(metric=metric, arm=arm, direction=direction, limit=limit, seeds=seeds)
-
     return (
-        bound("pairs on which the theorem holds", IDENTITIES, "at_least", 1.0, 3),
-        bound("largest error of the idealised margin, nats", IDENTITIES, "at_most", 1e-3, 3),
-        bound("ranking accuracy per token", REAL, "at_least", 0.40, 1),
-        bound("ranking accuracy per token", REAL, "at_most", 0.62, 1),
-        bound("largest difference to scoring token by token, nats", REAL, "at_most", 1e-3, 1),
-        bound("largest difference between two calls, nats", REAL, "at_most", 0.0, 1),
-        bound("flip rate at the lowest loss", TINY, "at_most", 0.25, 3),
-        bound("flip rate of the easiest quarter over the hardest", TINY, "at_least", 3.0, 3),
-        bound("reward accuracy minus ranking accuracy", TINY, "at_least", 0.10, 3),
-        bound("AUC of the required loss on training pairs", TINY, "at_least", 0.95, 3),
-        bound("Spearman correlation of gamma and ranking accuracy", TINY, "at_most", -0.8, 3),
-        Criterion(
-            metric="step of the peak",
-            arm=WINS,
-            baseline=RANKING,
-            smallest_effect=1,
-            direction="lower",
-            seeds=3,
-        ),
+        at_least("pairs on which the theorem holds", IDENTITIES, 1.0),
+        at_most("largest error of the idealised margin, nats", IDENTITIES, 1e-3),
+        at_least("ranking accuracy per token", REAL, 0.40, 1),
+        at_most("ranking accuracy per token", REAL, 0.62, 1),
+        at_most("largest difference to scoring token by token, nats", REAL, 1e-3, 1),
+        at_most("largest difference between two calls, nats", REAL, 0.0, 1),
+        at_most("flip rate at the lowest loss", TINY, 0.25),
+        at_least("flip rate of the easiest quarter over the hardest", TINY, 3.0),
+        at_least("reward accuracy minus ranking accuracy", TINY, 0.10),
+        at_least("AUC of the required loss on training pairs", TINY, 0.95),
+        at_most("Spearman correlation of gamma and ranking accuracy", TINY, -0.8),
+        lower("step of the peak", WINS, RANKING, 1),
     )
 
 

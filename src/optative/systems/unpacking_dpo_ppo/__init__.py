@@ -19,7 +19,7 @@ from pydantic import field_validator
 
 from optative.core.config import Field
 from optative.generators.options import Tiny
-from optative.systems.record import AnyCriterion, Bound, Criterion, StudyOptions, System, command
+from optative.systems.record import AnyCriterion, StudyOptions, System, at_least, command, higher
 from optative.systems.status import arms_of
 from optative.systems.unpacking_dpo_ppo.world import (
     ALGORITHMS,
@@ -51,13 +51,6 @@ TINY_EFFECT = 1e-3  # where the line asks for more than nothing
 
 def _criteria() -> tuple[AnyCriterion, ...]:
     """The card's accept lines. Only the first and the fifth have arms before there are policy gradients."""
-
-    def higher(metric: str, arm: str, baseline: str, effect: float) -> Criterion:
-        return Criterion(metric=metric, arm=arm, baseline=baseline, smallest_effect=effect, direction="higher", seeds=3)
-
-    def at_least(metric: str, arm: str, limit: float) -> Bound:
-        return Bound(metric=metric, arm=arm, direction="at_least", limit=limit, seeds=3)
-
     return (
         higher(ETA, "data", "algorithm", TINY_EFFECT),
         *(higher(ETA_ALL, "data", other, TINY_EFFECT) for other in ("algorithm", "reward model", "prompts")),

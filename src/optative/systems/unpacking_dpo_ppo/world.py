@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from optative.generators.language.sample import Completion
     from optative.optimizers.units import Unit
 
+SCORE, KL = "judge score", "KL to the supervised model, nats an answer"
+HELD = "answers that name the asker, which nobody rates"
 WEAKLY = 0.6  # share of aspects that are good in what the supervised model learns, and in the answers of pairs
 NOISE = 0.3  # of one rating: who is better in one of four aspects loses 28 % of overall ratings, 12 % of mean ones
 DATA = {
@@ -201,10 +203,6 @@ def measure(lm: LanguageModel, asked: Sequence[str], seed: int, n: int = 1) -> d
             before = [own[0] for own in summed(lm, sampled_groups(lm, asked, drawn))]
         values[KL] = sampled_kl([sum(answer.sampling_logps) for answer in answers], before).k1.value
     return values
-
-
-SCORE, KL = "judge score", "KL to the supervised model, nats an answer"
-HELD = "answers that name the asker, which nobody rates"
 
 
 def check_policy(drawn: Sequence[Sequence[Completion]]) -> None:
