@@ -34,13 +34,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SIZES = {"train": 16, "validation": 24, "held_out": 24, "unseen_kinds": 24, "kinds": KINDS}
 
+MAX_KL = 0.2  # less than the first round reaches, so that a part of it is taken back
+
 
 def spec(tiny: Path, **changes: object) -> dict:
     raw = {
         "name": "tiny",
         "objective": {"verifiable_instructions": SIZES},
         "generator": {"language_model": {"model": str(tiny), "dtype": "float32", "lora": {"rank": 4}}},
-        "feedback": {"on_policy": {"rounds": 2, "samples_per_prompt": 6, "max_new_tokens": 16}},
+        "feedback": {"on_policy": {"rounds": 2, "samples_per_prompt": 6, "max_new_tokens": 16, "max_kl": MAX_KL}},
         "optimizer": {"dpo": {"learning_rate": 0.01, "units_per_step": 4, "checkpoint_every": 1, "epochs": 2}},
         "seed": 0,
     }
@@ -90,6 +92,29 @@ def test_the_run_folder_keeps_its_contract(whole: Path) -> None:
     assert not any(
         str(whole.parent) in (whole / name).read_text() for name in ("README.md", "report.html", "manifest.json")
     )
+
+
+def test_a_round_that_went_too_far_is_taken_back_in_part(whole: Path) -> None:
+    counts = json.loads((whole / "manifest.json").read_text())["counts"]
+    shares = [counts[f"round {n}"]["share of the round's change that was kept"] for n in (1, 2)]
+    assert 0 < min(shares) < 1
+    assert all(0 < counts[f"round {n}"]["nats a token from the base"] <= MAX_KL for n in (1, 2))
+
+
+def test_a_limit_that_no_change_meets_leaves_the_base(tiny: Path, whole: Path, tmp_path: Path) -> None:
+    """And with a limit that every change meets the last weights are those that training left."""
+    found = {}
+    for most in (1e-9, 1e9):
+        raw = spec(tiny)
+        raw["feedback"]["on_policy"]["max_kl"] = most
+        folder = optative.run(raw, out=tmp_path / str(most), events=Silent()).folder
+        adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+        found[most] = {name: value for name, value in adapter.items() if "lora_B" in name}
+        (last,) = (load_file(f) for f in (folder / "stages").glob("train-2-*.safetensors"))
+        same = [torch.equal(value, last[name]) for name, value in adapter.items() if name in last]
+        assert all(same) == (most > 1)
+    assert not any(value.any() for value in found[1e-9].values())
+    assert any(value.any() for value in found[1e9].values())
 
 
 def test_accuracy_can_be_counted_again_from_the_samples(whole: Path) -> None:

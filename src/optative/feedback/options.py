@@ -38,6 +38,12 @@ class OnPolicy(Config):
         description="Pairs of very unequal length are left out until a round's rejected answers have together at most "
         "so many times the tokens of its chosen ones, and the other way round. Empty: all pairs count.",
     )
+    max_kl: float | None = Field(
+        None,
+        gt=0,
+        description="How far a round may take the policy from the base, in nats a token of its own greedy answers to "
+        "practice prompts; where it went further, only a part of the round's change is kept. Empty: no limit.",
+    )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")
     top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0 for all.")

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optative.generators.language.model import LanguageModel
-from optative.generators.language.packing import Ids
+from optative.generators.language.packing import Group, Ids
 from optative.generators.language.sample import SamplingSettings, sample
+from optative.generators.language.score import divergence
 from optative.generators.language.tokens import Truncation, TruncationCounts, encode_prompt, start_ids
 from optative.objectives.instructions.check import InstructionPrompt, check_answer, check_answer_loose
 from optative.objectives.instructions.text import Mode
@@ -135,3 +136,32 @@ def evaluate(
         ]
         job.events.say(f"  {words}: {sum(row['followed'] for row in rows[split])} of {len(prompts)} prompts followed")
     return rows
+
+
+def as_groups(
+    job: Job, rows: Sequence[dict[str, Any]], prompts: Mapping[str, InstructionPrompt], longest: int
+) -> list[Group]:
+    """Answers behind their prompts, with the ids that were sampled."""
+    counts = TruncationCounts()
+    return [
+        Group(prompt_ids(job.lm, prompts[row["id"]], job.rule, longest, counts), (tuple(row["ids"]),)) for row in rows
+    ]
+
+
+def divergences(
+    job: Job,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    prompts: Mapping[str, InstructionPrompt],
+    weights: str,
+    longest: int,
+    words: str,
+) -> dict[str, float]:
+    """KL of the model as it is from the bare base, nats per token of its own answers, by the prompt's id."""
+
+    def kl(part: Sequence[dict[str, Any]], progress: Any) -> list[list[Any]]:
+        found = divergence(job.lm, as_groups(job, part, prompts, longest))
+        return [[row["id"], float(own[0].mean())] for row, own in zip(part, found)]
+
+    key = job.key(name, 1, [[(row["id"], row["ids"]) for row in rows], weights])
+    return dict(job.stages.rows(key, chunked(rows, 32), kl, words, len))

@@ -18,6 +18,7 @@ from optative.generators.language.adapters import merged
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
 from optative.generators.language.tokens import TruncationCounts
+from optative.generators.language.trained import copied
 from optative.objectives.instructions.check import InstructionPrompt, check_answer
 from optative.objectives.repetition import LOOPS, repetition
 from optative.optimizers.loop import on_policy
@@ -25,6 +26,7 @@ from optative.optimizers.units import Unit
 from optative.optimizers.watch import selection_warnings
 from optative.runs.answers import answers, as_messages, evaluate, judged, prompt_ids
 from optative.runs.job import Job
+from optative.runs.leash import hold
 from optative.runs.spec import Spec
 from optative.runs.stages import chunked
 from optative.runs.training import train_stage
@@ -140,7 +142,7 @@ def practise(
             spec.seed,
             steps,
         ]
-        key = job.key(f"train-{number}", 2, inputs)
+        key, start = job.key(f"train-{number}", 2, inputs), copied(lm)
         taught = train_stage(
             job,
             key,
@@ -155,6 +157,9 @@ def practise(
         )
         journal, steps = taught["journal_offset"], taught["steps"]
         weights = taught["weights"]
+        if asked.max_kl is not None:
+            own = rounds[number - 1]
+            weights = hold(job, number, own, start, weights, most=asked.max_kl, longest=asked.max_new_tokens)
         if validation:
             with merged(lm):
                 rows = evaluate(job, spec, "policy", {"validation": validation}, weights, stage=f"round-{number}")[
@@ -165,7 +170,8 @@ def practise(
             job.counts[f"round {number}"]["validation prompts followed"] = f"{right} of {len(rows)}"
 
     per_round = -(-len(prompts) // asked.rounds)
-    on_policy(chunked(prompts, per_round), sample=draw, label=label, select=select, train=teach)
+    rounds = chunked(prompts, per_round)
+    on_policy(rounds, sample=draw, label=label, select=select, train=teach)
     if not steps:
         raise InputError(
             "no prompt had answers of different score, so there is nothing to learn from",

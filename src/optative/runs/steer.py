@@ -17,15 +17,14 @@ from optative.evaluation.assemble import assemble
 from optative.evaluation.independence import BASE_LOGPS, WORD_COUNTS, prompt_hash
 from optative.generators.language.adapters import adapter_off, add_lora, has_adapter, merged
 from optative.generators.language.load import open_language_model
-from optative.generators.language.packing import Group
-from optative.generators.language.score import divergence, score
-from optative.generators.language.tokens import Truncation, TruncationCounts
+from optative.generators.language.score import score
+from optative.generators.language.tokens import Truncation
 from optative.objectives.instructions.check import InstructionPrompt
 from optative.objectives.instructions.compose import generate
 from optative.objectives.instructions.kinds import TRAINED_KINDS
 from optative.objectives.instructions.text import measured_with
 from optative.optimizers.watch import training_warnings
-from optative.runs.answers import Rows, evaluate, prompt_ids
+from optative.runs.answers import Rows, as_groups, divergences, evaluate
 from optative.runs.finish import finish, verdict
 from optative.runs.job import Job, Run, settled_dtype
 from optative.runs.practise import practise
@@ -129,20 +128,15 @@ def _drift(
     job: Job, spec: Spec, base: Rows, steered: Rows, prompts: Mapping[str, InstructionPrompt], weights: str
 ) -> dict[str, float] | None:
     """Put the base's log-probability per token into every row; return the KL per token of some steered answers."""
-    lm, longest, counts = job.lm, spec.feedback.max_new_tokens, TruncationCounts()
+    lm, longest = job.lm, spec.feedback.max_new_tokens
     for own in base.values():
         for row in own:
             row["logp_base"] = row["logp"] / row["num_tokens"]
     rows = [row for own in steered.values() for row in own]
 
-    def groups(part: Sequence[dict[str, Any]]) -> list[Group]:
-        return [
-            Group(prompt_ids(lm, prompts[row["id"]], job.rule, longest, counts), (tuple(row["ids"]),)) for row in part
-        ]
-
     def fluency(part: Sequence[dict[str, Any]], progress: Any) -> list[float]:
         with adapter_off(lm):
-            scored = score(lm, groups(part))
+            scored = score(lm, as_groups(job, part, prompts, longest))
         return [float(logps.mean()) for ((only,),) in zip(scored) if (logps := only.logps) is not None]
 
     key = job.key("fluency", 1, [(row["id"], row["ids"]) for row in rows])
@@ -152,9 +146,4 @@ def _drift(
     if "kl" not in spec.evaluation:
         return None
     some = next(iter(steered.values()))[:KL_PROMPTS]
-
-    def kl(part: Sequence[dict[str, Any]], progress: Any) -> list[list[Any]]:
-        return [[row["id"], float(own[0].mean())] for row, own in zip(part, divergence(lm, groups(part)))]
-
-    key = job.key("kl", 1, [[(row["id"], row["ids"]) for row in some], weights])
-    return dict(job.stages.rows(key, chunked(some, 32), kl, "divergence from the base", len))
+    return divergences(job, "kl", some, prompts, weights, longest, "divergence from the base")

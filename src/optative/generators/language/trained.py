@@ -6,7 +6,7 @@ Knows: parameters by name, and the weights that training began with. Does not kn
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,20 @@ def save_trained(lm: LanguageModel, file: Path) -> str:
 
         write_bytes(file, save({name: p.detach().cpu().contiguous() for name, p in trained_parameters(lm).items()}))
     return file_hash(file)
+
+
+def interpolate(lm: LanguageModel, start: Mapping[str, Any], end: Mapping[str, Any], share: float) -> None:
+    """Set the trained weights to `start` + share x (`end` - `start`), by name; 0 and 1 give the ends bit-equal."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in trained_parameters(lm).items():
+            parameter.copy_(torch.lerp(start[name], end[name], share))
+
+
+def copied(lm: LanguageModel) -> dict[str, Any]:
+    """The trained weights as they are now, by name."""
+    return {name: parameter.detach().clone() for name, parameter in trained_parameters(lm).items()}
 
 
 def load_trained(lm: LanguageModel, file: Path) -> None:
