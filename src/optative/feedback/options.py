@@ -16,6 +16,11 @@ class OnPolicy(Config):
         2, ge=1, description="Walks of sample, label, select, train; the training prompts are split over them."
     )
     samples_per_prompt: int = Field(8, ge=2, description="Answers drawn for each prompt.")
+    greedy: bool = Field(
+        False,
+        description="Judge the greedy answer to each prompt too, beside the samples: a small model turns in circles "
+        "far more often there than in samples, and what is never judged is never unlearnt.",
+    )
     pairs_per_prompt: int = Field(2, ge=1, description="At most so many pairs from one prompt.")
     select: Literal["best_worst", "above_below", "all"] = Field(
         "best_worst",
@@ -41,8 +46,9 @@ class OnPolicy(Config):
     max_kl: float | None = Field(
         None,
         gt=0,
-        description="How far a round may take the policy from the base, in nats a token of its own greedy answers to "
-        "practice prompts; where it went further, only a part of the round's change is kept. Empty: no limit.",
+        description="How far the rounds together may take the policy from the base, in nats a token of its own greedy "
+        "answers to practice prompts, and each round in proportion; where one went further, only a part of its change "
+        "is kept. Empty: no limit.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the answers to be judged.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling distribution.")

@@ -4,7 +4,7 @@ Knows: a round's first and last weights, stages, the measured divergence. Does n
 
 A round has few steps, so that with equal settings one seed moves the policy several times as far as another. The
 weights between the end of the round and its start are tried in turn, until some are near enough (interpolation towards
-the start: Wortsman et al. 2022, arXiv:2109.01903; in preference training Ramé et al. 2024, arXiv:2406.16768, section 3.3).
+the start: Wortsman et al. 2022, arXiv:2109.01903; in preference training Ramé et al. 2024, arXiv:2406.16768, 3.3).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optative.runs.answers import answers, divergences
 from optative.runs.job import Job
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the round's change; with none of it the policy is as far as it was allowed
-PROMPTS = 32
+PROMPTS = 32  # a prompt's divergence has a standard deviation of half its mean, so that the mean is known to a tenth
 
 
 def hold(

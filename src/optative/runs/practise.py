@@ -50,12 +50,16 @@ def practise(
     )
 
     def draw(number: int, own: Sequence[InstructionPrompt]) -> list[dict[str, Any]]:
-        n = asked.samples_per_prompt
-        inputs = [[(p.id, p.prompt) for p in own], n, settings, weights, spec.seed, CHUNK]
-        key = job.key(f"answers-{number}", 1, inputs)
-        words = f"round {number}: answers"
-        with merged(lm):
-            return answers(job.stages, key, words, lm, own, n, settings, rule=job.rule, seed=spec.seed, chunk=CHUNK)
+        found: list[dict[str, Any]] = []
+        greedy, many = settings.model_copy(update={"temperature": 0.0}), asked.samples_per_prompt
+        ways = ((0, many, settings, "answers"), (many, 1, greedy, "greedy answers"))
+        for first, n, how, words in ways[: 1 + asked.greedy]:
+            inputs = [[(p.id, p.prompt) for p in own], n, how, weights, spec.seed, CHUNK]
+            key, words = job.key(f"answers-{number}", 1, inputs), f"round {number}: {words}"
+            with merged(lm):
+                rows = answers(job.stages, key, words, lm, own, n, how, rule=job.rule, seed=spec.seed, chunk=CHUNK)
+            found += [row | {"sample": first + row["sample"]} for row in rows]
+        return found
 
     def label(number: int, own: Sequence[InstructionPrompt], rows: list[dict[str, Any]]) -> Judged:
         found: Judged = []
@@ -158,8 +162,8 @@ def practise(
         journal, steps = taught["journal_offset"], taught["steps"]
         weights = taught["weights"]
         if asked.max_kl is not None:
-            own = rounds[number - 1]
-            weights = hold(job, number, own, start, weights, most=asked.max_kl, longest=asked.max_new_tokens)
+            own, most = rounds[number - 1], asked.max_kl * number / asked.rounds
+            weights = hold(job, number, own, start, weights, most=most, longest=asked.max_new_tokens)
         if validation:
             with merged(lm):
                 rows = evaluate(job, spec, "policy", {"validation": validation}, weights, stage=f"round-{number}")[
