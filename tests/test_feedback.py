@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 from optative.data.records import Judgement, Ratings
 from optative.feedback.on_policy import judge
-from optative.feedback.select import (
-    SELECTORS,
-    above_below,
-    all_pairs,
-    balanced,
-    below_all,
-    best_worst,
-    without_unfinished,
-)
+from optative.feedback.select import SELECTORS, above_below, all_pairs, below_all, best_worst, without_unfinished
 from optative.objectives.repetition import LOOPS, repetition
 
 rated = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
@@ -101,26 +93,6 @@ def test_an_unfinished_answer_is_never_chosen(own, flags):
         assert not any(kept)
         assert rule != "leave_out" or not kept
     assert without_unfinished(scores, cut, "keep") == scores
-
-
-@given(st.lists(st.tuples(st.integers(1, 128), st.integers(1, 128)), max_size=40), st.floats(1, 2))
-def test_balanced_leaves_no_side_longer_and_what_is_balanced_alone(lengths, ratio):
-    kept = balanced(lengths, ratio)
-    chosen, rejected = (sum(lengths[i][side] for i in kept) for side in (0, 1))
-    assert chosen <= ratio * rejected
-    assert rejected <= ratio * chosen
-    assert kept == sorted(set(kept))
-    assert kept == balanced([(r, c) for c, r in lengths], ratio)  # the two sides are treated alike
-    assert balanced([lengths[i] for i in kept], ratio) == list(range(len(kept)))
-
-
-def test_of_a_round_full_of_loops_the_shortest_winners_go():
-    """Thirty long losers among ordinary pairs: without the bound the losers have 1.4 times the winners' tokens."""
-    ordinary, loops = [(44, 46)] * 55, [(30 + 2 * i, 106) for i in range(30)]
-    kept = balanced(ordinary + loops, 1.1)
-    assert set(range(55)) <= set(kept)
-    assert kept[55:] == list(range(85 - len(kept) + 55, 85))
-    assert 0 < len(kept) - 55 < 30
 
 
 @given(own=samples, flags=st.lists(st.booleans(), min_size=10, max_size=10))

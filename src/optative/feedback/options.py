@@ -37,12 +37,6 @@ class OnPolicy(Config):
         description="What an answer that repeats itself is worth (more than half of its runs of four words were there "
         "before). keep: what the rules say; lose: less than any other answer, whether or not it was cut.",
     )
-    length_ratio: float | None = Field(
-        None,
-        ge=1,
-        description="Pairs of very unequal length are left out until a round's rejected answers have together at most "
-        "so many times the tokens of its chosen ones, and the other way round. Empty: all pairs count.",
-    )
     max_kl: float | None = Field(
         None,
         gt=0,

@@ -90,25 +90,6 @@ def below_all(scores: Scores, worst: Sequence[bool]) -> Scores:
     return [-1.0 if low else s for s, low in zip(scores, worst, strict=True)]
 
 
-def balanced(lengths: Sequence[tuple[int, int]], ratio: float) -> list[int]:
-    """Indices of the pairs, given as tokens of (chosen, rejected), that stay so that neither side is longer than
-    `ratio` times the other: those of the longest excess go first.
-
-    A loss on summed log-probabilities learns the length in which its pairs differ, whatever else they differ in.
-
-    >>> balanced([(10, 12), (10, 60), (20, 15)], 1.2)
-    [0, 2]
-    """
-    kept = list(range(len(lengths)))
-    totals = [sum(pair[side] for pair in lengths) for side in (0, 1)]
-    while max(totals) > ratio * min(totals):
-        longer = 1 if totals[1] > totals[0] else 0
-        worst = max(kept, key=lambda i: lengths[i][longer] - ratio * lengths[i][1 - longer])
-        kept.remove(worst)
-        totals = [total - own for total, own in zip(totals, lengths[worst])]
-    return kept
-
-
 def _closest(
     some: Iterable[int], others: Iterable[int], lengths: Sequence[int], seed_key: Sequence[object]
 ) -> tuple[int, int]:

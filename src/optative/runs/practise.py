@@ -13,7 +13,7 @@ from optative.core.files import Journal
 from optative.data.records import Judgement, Ratings
 from optative.data.writers import write_judgements
 from optative.feedback.on_policy import judge
-from optative.feedback.select import SELECTORS, balanced, below_all, without_unfinished
+from optative.feedback.select import SELECTORS, below_all, without_unfinished
 from optative.generators.language.adapters import merged
 from optative.generators.language.packing import Group
 from optative.generators.language.sample import SamplingSettings
@@ -108,16 +108,11 @@ def practise(
             for best, worst, gap in chosen:
                 group = Group(ids, (tuple(rows[best]["ids"]), tuple(rows[worst]["ids"])))
                 pairs.append(Unit(f"{record.id}-{best}-{worst}", group, strength=gap))
-        made = len(pairs)
-        if asked.length_ratio is not None:
-            tokens = [(len(best), len(worst)) for best, worst in (p.group.completion_ids for p in pairs)]
-            pairs = [pairs[i] for i in balanced(tokens, asked.length_ratio)]
         everything = [row for _, _, rows in found for row in rows]
         counts = {
             "prompts": len(found),
             "answers": len(everything),
             "pairs": len(pairs),
-            "pairs left out for their length": made - len(pairs),
             "tokens of a chosen answer": _mean([len(p.group.completion_ids[0]) for p in pairs]),
             "tokens of a rejected answer": _mean([len(p.group.completion_ids[1]) for p in pairs]),
             "prompts without a pair (all tied)": without,
