@@ -24,7 +24,7 @@ from optative.objectives.repetition import LOOPS, repetition
 from optative.optimizers.loop import on_policy
 from optative.optimizers.units import Unit
 from optative.optimizers.watch import selection_warnings
-from optative.runs.answers import answers, as_messages, evaluate, judged, prompt_ids
+from optative.runs.answers import EVALUATION_CHUNK, answers, as_messages, evaluate, judged, prompt_ids
 from optative.runs.job import Job
 from optative.runs.leash import hold
 from optative.runs.spec import Spec
@@ -52,12 +52,12 @@ def practise(
     def draw(number: int, own: Sequence[InstructionPrompt]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         greedy, many = settings.model_copy(update={"temperature": 0.0}), asked.samples_per_prompt
-        ways = ((0, many, settings, "answers"), (many, 1, greedy, "greedy answers"))
-        for first, n, how, words in ways[: 1 + asked.greedy]:
-            inputs = [[(p.id, p.prompt) for p in own], n, how, weights, spec.seed, CHUNK]
-            key, words = job.key(f"answers-{number}", 1, inputs), f"round {number}: {words}"
+        ways = ((0, many, settings, CHUNK, "answers"), (many, 1, greedy, EVALUATION_CHUNK, "greedy-answers"))
+        for first, n, how, chunk, name in ways[: 1 + asked.greedy]:
+            key = job.key(f"{name}-{number}", 1, [[(p.id, p.prompt) for p in own], n, how, weights, spec.seed, chunk])
+            words = f"round {number}: {name.replace('-', ' ')}"
             with merged(lm):
-                rows = answers(job.stages, key, words, lm, own, n, how, rule=job.rule, seed=spec.seed, chunk=CHUNK)
+                rows = answers(job.stages, key, words, lm, own, n, how, rule=job.rule, seed=spec.seed, chunk=chunk)
             found += [row | {"sample": first + row["sample"]} for row in rows]
         return found
 
