@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SIZES = {"train": 16, "validation": 24, "held_out": 24, "unseen_kinds": 24, "kinds": KINDS}
 
-MAX_KL = 0.2  # less than the first round reaches, so that a part of it is taken back
+MAX_KL = 0.2  # half of it is the first round's, which goes further, so that a part is taken back
 
 
 def spec(tiny: Path, **changes: object) -> dict:
@@ -114,7 +114,7 @@ def test_a_round_that_went_too_far_is_taken_back_in_part(whole: Path) -> None:
     counts = json.loads((whole / "manifest.json").read_text())["counts"]
     shares = [counts[f"round {n}"]["share of the round's change that was kept"] for n in (1, 2)]
     assert 0 < min(shares) < 1
-    assert all(0 < counts[f"round {n}"]["nats a token from the base"] <= MAX_KL for n in (1, 2))
+    assert all(0 < counts[f"round {n}"]["nats a token from the base"] <= MAX_KL * n / 2 for n in (1, 2))
 
 
 def test_a_limit_that_no_change_meets_leaves_the_base(tiny: Path, tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def practise(
             spec.seed,
             steps,
         ]
-        key, start = job.key(f"train-{number}", 2, inputs), copied(lm)
+        key = job.key(f"train-{number}", 2, inputs)
+        start = None if asked.max_kl is None else copied(lm)
         taught = train_stage(
             job,
             key,
@@ -156,7 +157,7 @@ def practise(
         )
         journal, steps = taught["journal_offset"], taught["steps"]
         weights = taught["weights"]
-        if asked.max_kl is not None:
+        if start is not None and asked.max_kl is not None:
             own, most = rounds[number - 1], asked.max_kl * number / asked.rounds
             weights = hold(job, number, own, start, weights, most=most, longest=asked.max_new_tokens)
         if validation:
