@@ -69,7 +69,7 @@ def test_a_setting_wins_over_quick_and_file(tmp_path):
         ),
         ("name: instructions", "name: [a", r"spec\.yaml:\d+: not YAML"),
         ("name: instructions", "name: a/../b", r"spec\.yaml:\d+: name: "),
-        ("    train: 160 ", "    train: 160.5 ", r"train: .*integer"),
+        ("    train: 180 ", "    train: 180.5 ", r"train: .*integer"),
     ],
 )
 def test_wrong_specs(tmp_path, old, new, message):
