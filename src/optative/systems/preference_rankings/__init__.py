@@ -54,6 +54,13 @@ SYSTEM = System(
     "is measured, and the pairs are docstrings' continuations that the tiny model wrote itself, ordered by an exact "
     "judge: on-policy pairs of equal length, which are easier to turn than answers that others wrote and people "
     "ordered. The win rate is judged on those in either case.",
+    explanation="All that the theorem says held, and so did its consequence, that few and mostly the easy pairs turn. "
+    "Reward minus ranking accuracy: it grows with steps (0.18 where the held-out loss was lowest at step 28, 0.04 and "
+    "0.05 at steps 14 and 7), and 1,500 pairs of people teach a model of 3 million parameters so little beyond "
+    "themselves that this loss rises early. Gamma: accuracies of gamma 0 to 1 differ by a pair or two of 300, and that "
+    "of gamma 2 is the lowest in each seed; a rank correlation of four such numbers turns on single pairs. Win rate: "
+    "it rises to about 0.7 by step 100 and falls to 0.42 in each seed, as claimed; but ranking accuracy on 200 "
+    "held-out pairs of equal length stays between 0.49 and 0.54 throughout, so that the place of its peak is chance.",
 )
 
 
