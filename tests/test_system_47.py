@@ -108,6 +108,25 @@ def test_three_labels_work_unchanged(folder: Path, monkeypatch: pytest.MonkeyPat
     assert not {m.QUALITY, m.GAP, m.ABOVE_SFT, m.MONOTONE} & set(found)
 
 
+def test_styles_are_judged_by_texts_that_no_arm_sees(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def texts(documents: str, words: int) -> list[tuple[str, str, str]]:
+        word = {"one": "sun", "other": "rain"}[documents]
+        return [(f"{word} {i}", f" {word} falls {i % 7}", documents) for i in range(60)]
+
+    monkeypatch.setattr("optative.data.corpora.corpus", lambda name: name)
+    monkeypatch.setattr("optative.data.openings.openings", texts)
+    monkeypatch.setattr(learning, "JUDGED", 20)
+    options = {"arm": "MEET soft prompt", **OPTIONS, "pairs": 30, "task": "styles", "styles": ["one", "other"]}
+    task = learning.task_of(options, 0, folder)
+    assert [task.verdict("", answer) for answer in (" sun falls", " rain falls")] == ["good", "bad"]
+    assert {row.label for row in task.rows} == set(task.labels)
+    assert not {r.prompt for r in task.rows} & {*task.prompts}
+    found = m.cell(options, 0, folder).values
+    assert {m.GAP, m.QUALITY, m.LEAKAGE, m.ABOVE_SFT, m.MONOTONE} <= set(found)
+    with pytest.raises(InputError, match="too few texts"):
+        learning.task_of({**options, "pairs": 37}, 0, folder)
+
+
 def learnt(arm: str, folder: Path) -> tuple[Any, Any, learning.Task]:
     task = learning.task_of(OPTIONS, 0, folder)
     lm = task.base()
@@ -217,7 +236,7 @@ def test_trap(
 
 def test_the_criteria_are_the_cards() -> None:
     numbers = [getattr(c, "smallest_effect", getattr(c, "limit", None)) for c in m.SYSTEM.criteria]
-    assert numbers == [3.0] * 4 + [-1.0] * 2 + [0.9] * 2 + [0.6]
+    assert numbers == ([3.0] * 4 + [-1.0] * 2 + [0.9] * 2) * 2 + [0.6]
     assert all(c.seeds == 3 for c in m.SYSTEM.criteria)
     assert standing(find("47")).verdict in ("runs", "negative", "reproduced")
     assert re.search("2310.00819", m.__doc__ or "")

@@ -39,19 +39,25 @@ RECIPES = {
     "stage 2 only": Recipe("random soft prompt"),
     "SFT on good": Recipe(),
     "DPO": Recipe("", ("pairs",)),
+    "MEET, DPO in stage 2": Recipe("soft prompt", ("controls", "pairs")),
 }
 MEET = ("MEET soft prompt", "MEET LoRA")
-LENGTHS = "three lengths, MEET soft prompt"
+MANNERS, LENGTHS, STYLES = "", "three lengths, ", "styles, "  # the tasks, as their arms are called
+ARMS = {
+    MANNERS: ("manners", tuple(RECIPES)),
+    LENGTHS: ("lengths", ("CoH text", "MEET soft prompt")),
+    STYLES: ("styles", ("CoH text", *MEET, "stage 2 only", "SFT on good")),
+}
 
 
 def _criteria() -> tuple[AnyCriterion, ...]:
-    """The card's accept lines, each for both forms of MEET."""
-    return (
-        *(higher(GAP, arm, other, 3.0) for arm in MEET for other in ("CoH text", "stage 2 only")),
-        *(at_least(ABOVE_SFT, arm, -1.0) for arm in MEET),
-        *(at_least(MONOTONE, arm, 0.9) for arm in MEET),
-        at_least(LEAKAGE, LENGTHS, 0.6),
-    )
+    """The card's accept lines, those of two labels on both tasks and for both forms of MEET."""
+    found: list[AnyCriterion] = []
+    for task in (MANNERS, STYLES):
+        found += [higher(GAP, task + arm, task + other, 3.0) for arm in MEET for other in ("CoH text", "stage 2 only")]
+        found += [at_least(ABOVE_SFT, task + arm, -1.0) for arm in MEET]
+        found += [at_least(MONOTONE, task + arm, 0.9) for arm in MEET]
+    return (*found, at_least(LEAKAGE, f"{LENGTHS}MEET soft prompt", 0.6))
 
 
 SYSTEM = System(
@@ -59,8 +65,8 @@ SYSTEM = System(
     differs="A Llama of 2 million parameters on sums that are answered politely or rudely, rightly or wrongly, judged "
     "by an exact rule in place of a language model; the labels that are learnt from are wrong in one case of ten. Soft "
     "prompts of 10 embeddings and LoRAs of rank 8, since the paper's sizes could not be read. Three labels: thirds of "
-    "the lengths of Python's docstrings. The dialogues and summaries of the paper, and DPO in the second stage, are "
-    "not run.",
+    "the lengths of Python's docstrings. Styles: the docstrings of two packages, good those of the first, judged by a "
+    "classifier of words that learnt from other docstrings. The dialogues and summaries of the paper are not run.",
 )
 
 
@@ -68,9 +74,18 @@ class Study(StudyOptions):
     pretraining: int = Field(30, ge=1, description="Steps of the base model, about 4,096 tokens each.")
     pairs: int = Field(500, ge=1, description="Questions that are learnt from, two answers each.")
     steps: int = Field(20, ge=2, description="Steps of each arm, all stages together.")
+    styles: tuple[str, str] | None = Field(
+        None, description="Two corpora: texts like those of the first are good, of the second bad. None: not run."
+    )
 
 
-FULL = Study(seeds=(0, 1, 2), pretraining=150, pairs=2000, steps=200)
+FULL = Study(
+    seeds=(0, 1, 2),
+    pretraining=150,
+    pairs=2000,
+    steps=200,
+    styles=("python-docstrings", "transformers-docstrings"),
+)
 
 
 def run(study: Study, folder: Path) -> dict[str, Any]:
@@ -79,14 +94,18 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     from optative.runs.study import Arm, Metric
     from optative.runs.study import study as run_study
 
-    own = study.model_dump(exclude={"seeds"})
+    own = study.model_dump(mode="json", exclude={"seeds", "styles"})
     arms = {
-        arm: Arm(options={"arm": arm, "task": "manners", **own}, baseline=None if arm == "CoH text" else "CoH text")
-        for arm in RECIPES
+        prefix + arm: Arm(
+            options={"arm": arm, "task": task, **own}
+            | ({"styles": list(study.styles or ())} if prefix == STYLES else {}),
+            baseline=None if arm == "CoH text" else f"{prefix}CoH text",
+            panel=prefix.removesuffix(", "),
+        )
+        for prefix, (task, recipes) in ARMS.items()
+        if prefix != STYLES or study.styles
+        for arm in recipes
     }
-    for arm, baseline in ((LENGTHS, "three lengths, CoH text"), ("three lengths, CoH text", None)):
-        options = {"arm": arm.removeprefix("three lengths, "), "task": "lengths", **own}
-        arms[arm] = Arm(options=options, baseline=baseline, panel="three lengths")
     shares = (QUALITY, LEAKAGE, "quality under bad", "quality without control", "answers that repeat the control")
     metrics = {name: Metric("same_rule_held_out", (0.0, 1.0)) for name in shares}
     metrics |= {name: Metric("same_rule_held_out") for name in (GAP, ABOVE_SFT, MONOTONE)}
@@ -111,6 +130,7 @@ def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
     """`folder` keeps base models, and the supervised ones that MEET is compared with on each prompt."""
     from optative.core.ids import content_hash
     from optative.generators.language.kept import kept
+    from optative.objectives.control_labels import GOOD
     from optative.runs.study import Measured
 
     task, recipe = task_of(options, seed, folder), RECIPES[options["arm"]]
@@ -122,7 +142,7 @@ def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
 
     lm, values = learnt(options["arm"])
     values |= measure(lm, task, recipe, seed)
-    if options["arm"] in MEET and task.pairs:
+    if options["arm"] in MEET and GOOD in task.labels:
         key = content_hash([VERSION, {**options, "arm": "SFT on good"}, seed])[:12]
         sft = kept(folder / f"sft-{key}", lambda: learnt("SFT on good")[0])
         theirs = measure(sft, task, Recipe(), seed)[QUALITY]

@@ -1,4 +1,4 @@
-"""How an arm of system 47 learns its controls: the two tasks, what a control is, and its stages.
+"""How an arm of system 47 learns its controls: the three tasks, what a control is, and its stages.
 
 Knows: base models, rows under labels, which weights move when. Does not know: arms by name, criteria, what is measured.
 """
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 WIDTH, RANK, ALPHA = 10, 8, 16.0  # embeddings of a soft prompt; of a LoRA
 STEP, CONTROL_RATE, JOINT_RATE, DPO_RATE = 32, 1e-2, 1e-3, 3e-4  # rows of a step; learning rates
 HELD_OUT, LONGEST = 200, 64  # prompts that are measured on, most tokens of an answer
+JUDGED = 1000  # texts of each style that the judge alone learns from
 NOISE = 0.1  # share of pairs whose labels have changed places
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an arm's control is and in which stages it learns: `controls` alone, or `joint` with the model."""
+    """What an arm's control is and its stages: `controls` alone, `joint` with the model, `pairs` for DPO."""
 
     control: str = ""  # soft prompt, random soft prompt, special token, lora, text; "": none
     stages: tuple[str, ...] = ("joint",)
@@ -38,7 +39,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """`base` gives the base model anew; `verdict(prompt, answer)`: the label that an answer deserves, by rule."""
+    """`base` gives the base model anew; `verdict(prompt, answer)`: the label that an answer deserves."""
 
     base: Callable[[], LanguageModel]
     labels: tuple[str, ...]
@@ -49,11 +50,11 @@ class Task:
 
 
 def task_of(options: Mapping[str, Any], seed: int, folder: Path) -> Task:
-    """`manners`: two labels, from pairs; `lengths`: three labels of single texts. `folder` keeps the base models."""
+    """`manners`: two labels, from pairs; `lengths`: three of single texts; `styles`: two, which corpus a text is of.
+
+    `folder` keeps the base models.
+    """
     from optative.core.ids import content_hash
-    from optative.core.rng import stream
-    from optative.data.corpora import corpus
-    from optative.data.openings import openings
     from optative.generators.language import tiny
     from optative.generators.language.kept import kept
     from optative.generators.options import Tiny
@@ -66,9 +67,10 @@ def task_of(options: Mapping[str, Any], seed: int, folder: Path) -> Task:
         made = manners(options["pairs"] + HELD_OUT, seed, noise=NOISE)
         pairs, held_out = made[HELD_OUT:], [pair.prompt for pair in made[:HELD_OUT]]
         rows = [row for pair in pairs for row in pair.rows]
+    elif options["task"] == "styles":
+        rows, held_out, verdict = styles(options["styles"], options["pairs"], seed)
     else:
-        found = openings(corpus("python-docstrings"), words=3)
-        texts = [found[i] for i in stream(seed, "texts").permutation(len(found))]
+        texts = shuffled("python-docstrings", 3, seed)
         held_out, texts = [text[0] for text in texts[:HELD_OUT]], texts[HELD_OUT:]
         length = LengthLabels.thirds_of([rest for _, rest, _ in texts])
         rows = [Row(first, rest, length(rest)) for first, rest, _ in texts]
@@ -86,6 +88,33 @@ def task_of(options: Mapping[str, Any], seed: int, folder: Path) -> Task:
     return Task(lambda: kept(folder / name, make), labels, rows, pairs, held_out, verdict)
 
 
+def shuffled(name: str, words: int, seed: int) -> list[tuple[str, str, str]]:
+    from optative.core.rng import stream
+    from optative.data.corpora import corpus
+    from optative.data.openings import openings
+
+    found = openings(corpus(name), words=words)
+    return [found[i] for i in stream(seed, "texts").permutation(len(found))]
+
+
+def styles(names: Sequence[str], count: int, seed: int) -> tuple[list[Row], list[str], Callable[[str, str], str]]:
+    """Rows, held-out prompts, and a judge of answers that learnt from texts that are in neither."""
+    from optative.core.errors import InputError
+    from optative.evaluation.text_judges import TextClasses
+    from optative.objectives.control_labels import BAD, GOOD, Row
+
+    prompts, rows, judged = list[str](), list[Row](), list[Row]()
+    for label, name in zip((GOOD, BAD), names, strict=True):
+        own = [Row(first, rest, label) for first, rest, _ in shuffled(name, 5, seed)]
+        if len(own) < (needed := HELD_OUT // 2 + JUDGED + count):
+            raise InputError("too few texts", field="styles", found=f"{len(own)} in {name}", expected=f"{needed}")
+        prompts += [row.prompt for row in own[: HELD_OUT // 2]]
+        judged += own[HELD_OUT // 2 : HELD_OUT // 2 + JUDGED]
+        rows += own[-count:]
+    judge = TextClasses([row.completion for row in judged], [row.label for row in judged])
+    return rows, prompts, lambda _, answer: judge([answer])[0]
+
+
 def learn(lm: LanguageModel, task: Task, recipe: Recipe, steps: int, seed: int, files: Path) -> dict[str, Any]:
     """Put the controls on `lm` and walk the stages; what they took."""
     from optative.generators.language import controls
@@ -96,7 +125,7 @@ def learn(lm: LanguageModel, task: Task, recipe: Recipe, steps: int, seed: int, 
     put(lm, recipe, task.labels, seed)
     values: dict[str, Any] = {"gradient steps": 0.0}
     for stage in recipe.stages:
-        if recipe.has_weights:
+        if recipe.has_weights and stage != "pairs":
             controls.train_only(lm, controls=True, model=stage != "controls")
             before = [w.detach().clone() for own in controls.controls_of(lm).weights.values() for w in own]
         else:
@@ -152,7 +181,7 @@ def asked(lm: LanguageModel, recipe: Recipe, label: str, prompt: str) -> Group:
 
 
 def units(lm: LanguageModel, task: Task, recipe: Recipe, stage: str) -> list[Unit]:
-    """Each row under its own label; without controls the good rows alone, or the pairs."""
+    """Each row under its own label, or each pair under the good one; without controls the good rows alone, or pairs."""
     from optative.generators.language.tokens import encode_completion
     from optative.objectives.control_labels import GOOD
     from optative.optimizers.units import Unit
@@ -163,7 +192,7 @@ def units(lm: LanguageModel, task: Task, recipe: Recipe, stage: str) -> list[Uni
         return Unit(prompt, group, levels=(1.0, 0.0)[: len(ids)])
 
     if stage == "pairs":
-        return [unit("", pair.prompt, pair.chosen, pair.rejected) for pair in task.pairs]
+        return [unit(GOOD if recipe.control else "", pair.prompt, pair.chosen, pair.rejected) for pair in task.pairs]
     if not recipe.control:
         return [unit("", row.prompt, row.completion) for row in task.rows if row.label == GOOD]
     return [unit(row.label, row.prompt, row.completion) for row in task.rows]
