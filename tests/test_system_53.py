@@ -87,6 +87,20 @@ def test_a_cell_of_language_models_adds_up_and_is_the_same_from_an_empty_folder(
         assert any(mean(own, "NFR_mc") > 0 for own in found.values())
 
 
+def test_a_real_model_is_measured_once_for_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def once(options: Any, seed: int, folder: Path) -> Measured:
+        asked.append(seed)
+        return Measured({"NFR": np.array([True, False]), m.GAIN: 0.5}, {"NFR": ["a", "b"]})
+
+    monkeypatch.setattr(language, "cell", once)
+    found = [m.cell({"part": m.CHOICES, "method": m.NEW, **LANGUAGE, "model": "real"}, s, tmp_path) for s in (0, 1)]
+    assert asked == [0]
+    assert found[0].values == found[1].values == {"NFR": [1, 0], m.GAIN: 0.5}
+    assert found[1].clusters == {"NFR": ["a", "b"]}
+
+
 def test_the_bases_have_not_read_the_questions() -> None:
     work = language.task(m.CHOICES, 0, ("python-reference",), 48, 40)
     read = {document.text for half in work.halves for document in half}

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from optative.runs.study import Measured
 
 VERSION = 1  # raised when a change of code moves the cells' numbers
-DIGITS, CHOICES, TEXTS = "digits", "choices", "texts"
+DIGITS, CHOICES, TEXTS, REAL = "digits", "choices", "texts", "choices of a real model"
 OLD, NEW, LONGER, MUSCLE = "M_v1", "M_v2", "longer M_v2", "MUSCLE"
 RATIO, UPPER, ITSELF = "NFR over M_v2's", "upper end of NFR minus M_v2's", "NFR against itself"
+REAL_RATE = 5e-4  # of a real model's adapters
 GAIN, GAIN_S, P = "accuracy minus M_v2's", "similarity minus M_v2's", "p of NFR's change"
 
 
@@ -72,8 +73,9 @@ SYSTEM = System(
     differs="Language models of 2 and 3 million weights that were pretrained for minutes on the documentation of "
     "installed packages, in place of Llama, Vicuna and Phi; questions made of such texts, in place of HellaSwag and "
     "PIQA; dates and numbers with a character F-score, in place of SAMSum with ROUGE-1. A completion's loss is the "
-    "mean over its tokens. Digits: an item is one token; several updates are pooled in a seed, because one has too few "
-    "flips.",
+    "mean over its tokens. A real model before and after it read some of the texts, with fewer questions, is shown "
+    "too: one update, the same in each seed, on which no criterion rests. Digits: an item is one token; several "
+    "updates are pooled in a seed, because one has too few flips.",
 )
 
 
@@ -85,7 +87,9 @@ class Study(StudyOptions):
     epochs: int = Field(3, ge=1, description="Passes of an adapter over its examples, and of each further training.")
     adapter_rate: float = Field(2e-3, gt=0, description="Learning rate of the adapters.")
     dead_zone: float = Field(0.02, ge=0, description="Differences of similarity up to this are no flip.")
-    model: str | None = Field(None, description="A model of yours in place of the tiny ones, before and after reading.")
+    model: str | None = Field(None, description="A real model, before and after reading some of the texts: adds arms.")
+    reading: int = Field(10, ge=1, description="Steps of 4096 tokens that it reads.")
+    questions: tuple[int, int] = Field((300, 300), description="What it learns from, and what it is measured on.")
     updates: int = Field(4, ge=1, description="Digits: updates in a seed, each with its own split and networks.")
     units: tuple[int, int] = Field((8, 12), description="Digits: hidden units of the old and of the new network.")
     steps: int = Field(300, ge=1, description="Digits: full-batch steps of each network, and of each further training.")
@@ -98,6 +102,7 @@ FULL = Study(
     pretraining=(440, 600),
     train=3000,
     test=1500,
+    model="smollm2-135m-instruct",
     updates=30,
 )
 OF_DIGITS = ("updates", "units", "steps", "learning_rate")
@@ -108,18 +113,25 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
     from optative.runs.study import study as run_study
 
     asked = study.model_dump(mode="json", exclude={"seeds"})
-    language = {name: value for name, value in asked.items() if name not in (*OF_DIGITS, "adapter_rate")}
-    own = {
+    tiny = {name: asked[name] for name in ("corpora", "pretraining", "train", "test", "epochs", "dead_zone")}
+    tiny |= {"learning_rate": study.adapter_rate, "model": None}
+    own: dict[str, dict[str, Any]] = {
         DIGITS: {name: asked[name] for name in OF_DIGITS},
-        CHOICES: {"part": CHOICES, "learning_rate": study.adapter_rate, **language},
-        TEXTS: {"part": TEXTS, "learning_rate": study.adapter_rate, **language},
+        CHOICES: {"part": CHOICES, **tiny},
+        TEXTS: {"part": TEXTS, **tiny},
     }
+    methods = dict.fromkeys(own, (OLD, NEW, *METHODS))
+    if study.model is not None:
+        train, test = study.questions
+        real = {"model": study.model, "pretraining": [0, study.reading], "train": train, "test": test}
+        own[REAL] = own[CHOICES] | real | {"learning_rate": REAL_RATE}
+        methods[REAL] = (OLD, NEW, LONGER, MUSCLE)
     arms = {
         arm(part, method): Arm(
             options={"method": method, **own[part]}, baseline=None if method == NEW else arm(part, NEW), panel=part
         )
         for part in own
-        for method in (OLD, NEW, *METHODS)
+        for method in methods[part]
     }
     shares = ("accuracy", "NFR", "PFR", "NFR_mc", "backward trust", "similarity")
     metrics = {name: Metric("same_rule_held_out", (0.0, 1.0)) for name in shares}
@@ -140,11 +152,26 @@ def run(study: Study, folder: Path) -> dict[str, Any]:
 
 
 def cell(options: Mapping[str, Any], seed: int, folder: Path) -> Measured:
+    """One cell. Those of a real model are the same in every seed, and kept."""
+    from optative.core.events import default_events
+    from optative.runs.environment import moving_facts
+    from optative.runs.stages import Stages
+    from optative.runs.study import Measured
     from optative.systems.compatible_updates import digits, language
 
-    if "part" in options:
+    if "part" not in options:
+        return digits.digits(options, seed)
+    if options["model"] is None:
         return language.cell(options, seed, folder)
-    return digits.digits(options, seed)
+
+    def plain() -> dict[str, Any]:
+        import numpy as np
+
+        found = language.cell(options, 0, folder)
+        return {"values": {n: np.asarray(v).tolist() for n, v in found.values.items()}, "clusters": found.clusters}
+
+    stages = Stages(folder / "shared", moving_facts("float32", "cpu"), default_events())
+    return Measured(**stages.value(stages.key("real", VERSION, options), plain))
 
 
 def compared(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FIRST, WORDS, OPTIONS = 5, 6, 4  # words of a question, words of an option, options
 SIZES: tuple[dict[str, int], ...] = ({}, {"hidden": 224})  # of the old base, 2.2M weights, and of the new one, 2.9M
-TOKENS, RATE = 4096, 3e-3  # of a step of pretraining
+TOKENS, RATE, READING_RATE = 4096, 3e-3, 1e-4  # of a step of pretraining; the last of a real model
 LONGEST = 16  # tokens of an answer
 
 
@@ -107,7 +107,7 @@ def base(work: Task, options: Mapping[str, Any], seed: int, version: int, folder
         else:
             lm = load_language_model(model, dtype="float32", device="cpu")
         documents = [tiny.document(lm.tokenizer, text, most=Tiny().context - 1) for text in texts]
-        rate = RATE if model is None else 2e-5
+        rate = RATE if model is None else READING_RATE
         tiny.pretrain(lm, documents, steps=steps, tokens_per_step=TOKENS, learning_rate=rate, seed=seed)
         return lm
 
