@@ -410,6 +410,9 @@ def test_show_and_run_an_implemented_one(
     assert main(["systems", "run", "7", "--full", "--out", str(tmp_path / "runs")]) == 0
     out, err = capsys.readouterr()
     assert "by 0.1 or more: met" in err
+    page = (Path(out.splitlines()[-1]) / "report.html").read_text("utf-8")
+    assert "What was asked" in page
+    assert "written down before the first full study, which they are for: 2 met." in page
     monkeypatch.setattr("optative.systems.record.keep.__defaults__", ("small", made_up.folder))
     assert main(["systems", "record", "7", out.splitlines()[-1]]) == 0
     assert made_up.verdict() == "reproduced", "what a study wrote is what the ledger reads"

@@ -107,6 +107,9 @@ def run(
     cells. The folder holds study.json (raw results, one paired table) and report.html. An option that names a file
     of your own, for example --set pairs=pairs.jsonl, adds what is measured on it.
     """
+    from optative.core.files import write_text
+    from optative.evaluation.report.study import study_page
+
     entry = find(which)
     module = _module(entry)
     settings = list(set_ or ())
@@ -114,8 +117,10 @@ def run(
         settings.append(f"seeds={list(_seeds(seeds))}")
     study = with_settings(module.FULL if full else module.Study(), settings)
     folder = out / f"system-{entry.number:02d}-{entry.name}{'-full' if full else ''}"
-    results = results_of(module.run(study, folder))
+    found = module.run(study, folder)
+    results = results_of(found)
     findings = [judge(criterion, results) for criterion in module.SYSTEM.criteria]
+    write_text(folder / "report.html", study_page(found, [_answer(finding) for finding in findings]))
     if json:
         print_json({"folder": str(folder), "findings": [_finding(finding) for finding in findings]})
         return
@@ -223,7 +228,7 @@ def _met(finding: Finding) -> str:
 
 
 def _effects(finding: Finding) -> str:
-    return ", ".join(f"{effect:+.3g}" for effect in finding.effects.values())
+    return ", ".join(f"{effect + 0.0:+.3g}" for effect in finding.effects.values())  # + 0.0: never -0
 
 
 def _measured(finding: Finding) -> str:
@@ -234,10 +239,15 @@ def findings_table(state: Standing) -> str:
     """Every criterion of a system with what was measured, as Markdown; empty without results."""
     if not state.findings:
         return ""
-    rows = [(_asked(f.criterion), _measured(f), _effects(f), _met(f)) for f in state.findings]
+    rows = [_answer(finding) for finding in state.findings]
     head = ("asked", "mean over seeds", "by seed: difference, or room to the limit", "")
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * 4, *rows)]
     return "\n".join(lines) + "\n"
+
+
+def _answer(finding: Finding) -> tuple[str, ...]:
+    """What was asked, what was measured, the effect in each seed, and the verdict."""
+    return _asked(finding.criterion), _measured(finding), _effects(finding), _met(finding)
 
 
 def _asked(c: AnyCriterion) -> str:

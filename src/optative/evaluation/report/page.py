@@ -72,14 +72,14 @@ def page(template: str, extra_css: str, shown: Mapping[str, Any]) -> str:
 
 
 def section(code: str, title: str, intro: str, plots: Sequence[Any] = (), tables: Sequence[Any] = ()) -> dict[str, Any]:
-    """One section of `sections.html.j2`. Plots: (title, svg, legend, caption); tables: (title, head, rows)."""
+    """One section of `sections.html.j2`. Plots: (title, svg, legend, caption); tables: (title, head, rows, folded)."""
     names = ("title", "svg", "legend", "caption")
     return {
         "code": code,
         "title": title,
         "intro": intro,
         "plots": [dict(zip(names, plot)) for plot in plots],
-        "tables": [dict(zip(("title", "head", "rows"), table)) for table in tables],
+        "tables": [{"folded": False, **dict(zip(("title", "head", "rows", "folded"), table))} for table in tables],
     }
 
 

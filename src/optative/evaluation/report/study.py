@@ -1,11 +1,12 @@
-"""The page of a study: arms side by side, paired differences, curves, how it was made.
+"""The page of a study: what was asked of it, arms side by side, paired differences, curves, how it was made.
 
-Knows: the content of `study.json`, what stands where. Does not know: how cells were computed, criteria. Style, policy
-and escaping are those of a run's report.
+Knows: the content of `study.json`, what stands where. Does not know: how cells were computed, how criteria are judged.
+Style, policy and escaping are those of a run's report.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ JUDGED = {
     "independent": "no training saw what judges it",
     "same_rule_held_out": "the rule of training, on what training did not see",
 }
+ANSWERS = ("Asked", "Mean over seeds", "By seed: difference, or room to the limit", "Verdict")
 SIGNS = {
     "higher": "higher in each seed",
     "lower": "lower in each seed",
@@ -33,8 +35,11 @@ SIGNS = {
 }
 
 
-def study_page(found: Mapping[str, Any]) -> str:
-    """One HTML page from `study.json`; the same content gives the same bytes."""
+def study_page(found: Mapping[str, Any], answers: Sequence[Sequence[str]] = ()) -> str:
+    """One HTML page from `study.json`; the same content gives the same bytes.
+
+    answers: of each criterion what was asked, what was measured, the effect in each seed, and the verdict.
+    """
     seeds = words.count(len(found["seeds"]), "seed")
     shown = {
         "what": "study",
@@ -43,9 +48,22 @@ def study_page(found: Mapping[str, Any]) -> str:
         "headline": found["title"],
         "lede": [f"{words.count(len(found['arms']), 'arm')}, {seeds}, each cell whole.", *found["notes"]],
         "warnings": [],
-        "sections": [_side_by_side(found), _differences(found), *_curves(found), _made(found)],
+        "sections": [*_asked(answers), _side_by_side(found), _differences(found), *_curves(found), _made(found)],
     }
     return page("sections.html.j2", "", shown)
+
+
+def _asked(answers: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    if not answers:
+        return []
+    verdicts = Counter(row[-1] for row in answers)
+    told = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    intro = (
+        f"{words.count(len(answers), 'line')}, written down before the first full study, which they are for: {told}. "
+        "A difference is met when its mean over seeds reaches what was asked and no seed has the other sign; a bound "
+        "when it holds in every seed."
+    )
+    return [section("asked", "What was asked", intro, tables=[(None, ANSWERS, answers)])]
 
 
 def _panels(found: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -82,7 +100,7 @@ def _side_by_side(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(found: Mapping[str, Any]) -> dict[str, Any]:
-    tables = []
+    tables: list[Any] = []
     for metric, about in found["metrics"].items():
         rows = [
             [
@@ -97,7 +115,7 @@ def _differences(found: Mapping[str, Any]) -> dict[str, Any]:
         ]
         if any(row[3] != SIGNS["equal"] for row in rows):
             head = ["Arm", "Against", "Mean difference", "Sign", "By seed, with 95 % intervals over items"]
-            tables.append((f"{metric} ({JUDGED.get(about['judged'], about['judged'])})", head, rows))
+            tables.append((f"{metric} ({JUDGED.get(about['judged'], about['judged'])})", head, rows, len(tables) > 0))
     intro = (
         "Arms are paired inside each seed, item by item. An interval speaks of the items of one seed; over seeds, "
         "agreement in sign is what counts. A figure without items has no interval."
@@ -168,7 +186,7 @@ def _made(found: Mapping[str, Any]) -> dict[str, Any]:
         [name, ", ".join(f"{key} {value}" for key, value in arm["options"].items())]
         for name, arm in found["arms"].items()
     ]
-    tables = [("Facts", ["What", "Value"], facts), ("Arms", ["Arm", "Options"], options)]
+    tables = [("Facts", ["What", "Value"], facts), ("Options of the arms", ["Arm", "Options"], options, True)]
     return section("made", "How it was made", "", tables=tables)
 
 
