@@ -195,6 +195,16 @@ def test_a_base_that_does_not_follow_stops_with_advice(folder: Path) -> None:
     assert "stronger base model" in str(raised.value)
 
 
+def test_an_iteration_without_answers_to_learn_from_leaves_the_base(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constitutions, "answered", lambda *given, **named: ([], 0.0))
+    found: Any = m.align(folder, options(shuffle=True), 0).values
+    assert (found[m.GAIN], found["share of queries kept"], found[m.PERPLEXITY]) == (0.0, 0.0, 1.0)
+    with pytest.raises(InputError, match="do not depend"):
+        m.align(folder, options(shuffle=False), 0)
+
+
 def test_answers_are_dealt_at_random_only_in_the_control(folder: Path) -> None:
     lm, _ = sami_world.base(folder / "bases", SMALL, DOCUMENTS, world.queries(80, stream(0, "queries"))[20:], 0)
     from optative.generators.language.sample import SamplingSettings

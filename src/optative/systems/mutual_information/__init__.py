@@ -187,26 +187,27 @@ def align(folder: Path, options: Mapping[str, Any], seed: int) -> Measured:
         )
         kept.append(share)
         load_trained(lm, weights)  # each iteration starts from the base, not from the policy that answered
-        if not squares or (iteration == 1 and not options["shuffle"]):
+        if iteration == 1 and not options["shuffle"]:
             initial_bound(lm, squares)
-        asked = MutualInformation(
-            learning_rate=options["learning_rate"],
-            schedule="constant",
-            warmup_ratio=0.0,
-            units_per_step=QUERIES,
-            epochs=math.ceil(steps / math.ceil(len(squares) / QUERIES)),
-            steps=steps,
-        )
-        with TemporaryDirectory() as place:
-            train_mutual_information(
-                lm,
-                squares,
-                options=asked,
-                seed=seed,
-                key=f"iteration-{iteration}",
-                journal_path=Path(place) / "metrics.jsonl",
-                checkpoints=Path(place) / "checkpoints",
+        if squares:  # else the policy fell silent or always says the same, and this iteration leaves the base
+            asked = MutualInformation(
+                learning_rate=options["learning_rate"],
+                schedule="constant",
+                warmup_ratio=0.0,
+                units_per_step=QUERIES,
+                epochs=math.ceil(steps / math.ceil(len(squares) / QUERIES)),
+                steps=steps,
             )
+            with TemporaryDirectory() as place:
+                train_mutual_information(
+                    lm,
+                    squares,
+                    options=asked,
+                    seed=seed,
+                    key=f"iteration-{iteration}",
+                    journal_path=Path(place) / "metrics.jsonl",
+                    checkpoints=Path(place) / "checkpoints",
+                )
         seen.append(watch(lm, held_out, seed))
     bounds_H, following_H = [s.bound for s in seen], [float(s.following.mean()) for s in seen]
     ratio_H = [s.perplexity / seen[0].perplexity for s in seen]
