@@ -66,7 +66,7 @@ SYSTEM = System(
     "by an exact rule in place of a language model; the labels that are learnt from are wrong in one case of ten. Soft "
     "prompts of 10 embeddings and LoRAs of rank 8, since the paper's sizes could not be read. Three labels: thirds of "
     "the lengths of Python's docstrings. Styles: the docstrings of two packages, good those of the first, judged by a "
-    "classifier of words that learnt from other docstrings and tells 83 to 85 % of the written ones apart. The dialogues "
+    "classifier of words that learnt from other docstrings and tells 83 to 85 % of them apart. The dialogues "
     "and summaries of the paper are not run.",
 )
 
