@@ -60,6 +60,13 @@ SYSTEM = System(
     "Sampling and training use one plain prompt, with the principles in a new order, without a turn that shows the "
     "format. Learning rate and batch are the small model's own. Published summaries are only scored, by another model "
     "than those that wrote them, so that their figures are no bound.",
+    explanation="Training answers are greedy, and greedy answers of so small a base are few: 33, 5 and 14 different "
+    "sentences among 600 in seeds 0, 1 and the pilot's 99. They follow case and ending and, at chance, length and "
+    "topic. Where both of the first were followed always (seeds 1 and 99) following rose by 0.13 and 0.12 as claimed; "
+    "in seed 0 the ending was followed in 0.83, answers were loops of one sentence, and its likelihood was learnt in "
+    "place of the principle. With answers at temperature 1 or 0.6 the bound (sums, both sides) is below zero before "
+    "training, because answers differ in length, and the method stops with advice. The learning rate was chosen on "
+    "seed 99 alone, and does not carry over.",
 )
 
 
