@@ -79,7 +79,7 @@ SYSTEM = System(
     explanation="Digits, where the new model is right in 0.88: MUSCLE breaks fewer old successes at equal accuracy, as "
     "claimed. Choices: both models are little better than chance (0.32, chance 0.25), the student is wrong on most "
     "tokens, the mask hands most of the loss to the old model, and the update becomes like it: NFR falls by 4 to "
-    "28 %, and with it PFR and accuracy. Texts: M_v2 is far from trained out, and the old model, weaker still, teaches worse "
+    "28 %, and with it PFR and accuracy. Texts: M_v2 is far from trained out, and the weaker old model teaches worse "
     "than data do; with cross-entropy beside it NFR falls by 41 to 56 %, and by more when M_v2 is just trained longer.",
 )
 
