@@ -119,7 +119,8 @@ def test_styles_are_judged_by_texts_that_no_arm_sees(folder: Path, monkeypatch: 
     options = {"arm": "MEET soft prompt", **OPTIONS, "pairs": 30, "task": "styles", "styles": ["one", "other"]}
     task = learning.task_of(options, 0, folder)
     assert [task.verdict("", answer) for answer in (" sun falls", " rain falls")] == ["good", "bad"]
-    assert {row.label for row in task.rows} == set(task.labels)
+    assert [row.label for row in task.rows[:4]] == ["good", "bad"] * 2, "stages take the first rows of them"
+    assert len(task.rows) == 60
     assert not {r.prompt for r in task.rows} & {*task.prompts}
     found = m.cell(options, 0, folder).values
     assert {m.GAP, m.QUALITY, m.LEAKAGE, m.ABOVE_SFT, m.MONOTONE} <= set(found)

@@ -103,15 +103,16 @@ def styles(names: Sequence[str], count: int, seed: int) -> tuple[list[Row], list
     from optative.evaluation.text_judges import TextClasses
     from optative.objectives.control_labels import BAD, GOOD, Row
 
-    prompts, rows, judged = list[str](), list[Row](), list[Row]()
+    prompts, taught, judged = list[str](), list[list[Row]](), list[Row]()
     for label, name in zip((GOOD, BAD), names, strict=True):
         own = [Row(first, rest, label) for first, rest, _ in shuffled(name, 5, seed)]
         if len(own) < (needed := HELD_OUT // 2 + JUDGED + count):
             raise InputError("too few texts", field="styles", found=f"{len(own)} in {name}", expected=f"{needed}")
         prompts += [row.prompt for row in own[: HELD_OUT // 2]]
         judged += own[HELD_OUT // 2 : HELD_OUT // 2 + JUDGED]
-        rows += own[-count:]
+        taught.append(own[-count:])
     judge = TextClasses([row.completion for row in judged], [row.label for row in judged])
+    rows = [row for both in zip(*taught) for row in both]  # any part of them holds as many of each
     return rows, prompts, lambda _, answer: judge([answer])[0]
 
 
