@@ -60,13 +60,12 @@ def test_identities_hold_and_fail_with_a_fault(name: str, fault: Any, monkeypatc
         identities_hold()
 
 
-def test_what_was_not_run_is_not_met() -> None:
+def test_what_was_not_run_is_not_met(tmp_path: Path) -> None:
+    assert standing(find("51"), tmp_path).verdict == "runs"
     state = standing(find("51"))
-    assert state.verdict == "runs"
     assert [finding.met for finding in state.findings[:2]] == [True, True]
-    later = state.findings[2:]
-    assert len(later) == 10
-    assert all(finding.met is None and not finding.effects for finding in later)
+    assert all(finding.effects for finding in state.findings), "the full study answers every line"
+    assert state.verdict == "negative"
 
 
 # Real pairs, real model
