@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -12,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from optative.runs.spec import load_spec
 from test_align import pairs_file
 from test_run import KINDS
 from tiny_models import save_tiny_model
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = {  # the Python example is the main job in full; these make it small
-    '"train": 160, "held_out": 250': f'"train": 16, "held_out": 24, "unseen_kinds": 24, "kinds": {KINDS}',
-    '"samples_per_prompt": 8': '"samples_per_prompt": 6, "max_new_tokens": 16',
+    '"train": 180, "held_out": 250': f'"train": 16, "held_out": 24, "unseen_kinds": 24, "kinds": {KINDS}',
+    '"samples_per_prompt": 7': '"samples_per_prompt": 6, "max_new_tokens": 16',
+    '"unfinished": "leave_out"': '"unfinished": "keep"',  # as --quick does: so short a limit cuts every answer
     '"smollm2-135m-instruct"': "MODEL",
 }
 
@@ -77,6 +80,13 @@ def test_the_quick_run_on_the_real_model(folder: Path, default_model_folder: Pat
     metrics = json.loads((run / "evaluation.json").read_text())["metrics"]
     assert any(m["name"] == "prompt_accuracy" and m["n"] == 50 for m in metrics)
     assert (run / "model" / "model.safetensors").exists()
+
+
+def test_the_python_example_is_the_main_job() -> None:
+    (code,) = blocks("python")
+    (given,) = re.findall(r"optative\.run\(\n(.*?)\n\)\n", code, re.DOTALL)
+    own, _ = load_spec(ast.literal_eval(given.strip()))
+    assert own.model_dump(exclude={"name"}) == load_spec()[0].model_dump(exclude={"name"})
 
 
 def test_the_python_example(folder: Path) -> None:
