@@ -73,9 +73,9 @@ SYSTEM = System(
     differs="Language models of 2 and 3 million weights that were pretrained for minutes on the documentation of "
     "installed packages, in place of Llama, Vicuna and Phi; questions made of such texts, in place of HellaSwag and "
     "PIQA; dates and numbers with a character F-score, in place of SAMSum with ROUGE-1. A completion's loss is the "
-    "mean over its tokens. A real model before and after it read some of the texts, with fewer questions, is shown "
-    "too: one update, the same in each seed, on which no criterion rests. Digits: an item is one token; several "
-    "updates are pooled in a seed, because one has too few flips.",
+    "mean over its tokens. A real model before and after it read some of the texts, one update on fewer questions, "
+    "came to the full study after it was recorded, and is not in these results; no criterion rests on it. Digits: an "
+    "item is one token; several updates are pooled in a seed, because one has too few flips.",
     explanation="Digits, where the new model is right in 0.88: MUSCLE breaks fewer old successes at equal accuracy, as "
     "claimed. Choices: both models are little better than chance (0.32, chance 0.25), the student is wrong on most "
     "tokens, the mask hands most of the loss to the old model, and the update becomes like it: NFR falls by 4 to "
