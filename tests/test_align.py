@@ -185,12 +185,15 @@ def test_two_processes_train_as_one(loss: str, shard: bool, tiny: Path, tmp_path
     path = mixed_file(tmp_path)
     steps = {"units_per_step": 5, "learning_rate": 0.003, "epochs": 2}
     settings = [f"{loss}.{name}={value}" for name, value in steps.items()] + ["dtype=float32", "lora.rank=4"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if torch.cuda.device_count() < 2:
+        env["CUDA_VISIBLE_DEVICES"] = ""
     found = []
     for name, start in (("one", []), ("two", ["torch.distributed.run", "--nproc-per-node", "2", "-m"])):
         command = [sys.executable, "-m", *start, "optative", "align", str(path), "--model", str(tiny), "--loss", loss]
         own = [*settings, f"{loss}.shard=true"] if shard and start else settings
         command += ["--out", str(tmp_path / name), *(word for s in own for word in ("--set", s))]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.splitlines()[-1] == str(tmp_path / name)
         found.append(list(read_jsonl(tmp_path / name / "metrics.jsonl")))

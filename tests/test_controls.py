@@ -46,7 +46,7 @@ def with_loras(folder: Path) -> Any:
     with torch.no_grad():
         for number, label in enumerate(LABELS):
             for weight in c.controls_of(lm).weights[label][1::2]:
-                weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(number))
+                weight.normal_(0, 0.5, generator=torch.Generator(weight.device).manual_seed(number))
     return lm
 
 

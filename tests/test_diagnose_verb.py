@@ -73,7 +73,7 @@ def slow(model: str, prompt: str, answer: str) -> float:
     ids, total = list(before), 0.0
     for token in [*lm.tokenizer.encode(answer, add_special_tokens=False), lm.tokenizer.eos_token_id]:
         with torch.no_grad():
-            logits = lm.model(torch.tensor([ids])).logits[0, -1].double()
+            logits = lm.model(torch.tensor([ids], device=lm.device)).logits[0, -1].double()
         total += float(logits.log_softmax(-1)[token])
         ids.append(token)
     return total

@@ -70,13 +70,13 @@ def steered(base: Path, dtype: str = "float32", template: str | None = None, **o
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in lora_parameters(lm).values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.2)
     return lm
 
 
 def logits(lm: LanguageModel, ids: list[int] = IDS) -> torch.Tensor:
     with torch.no_grad():
-        return lm.model(torch.tensor([ids], device=lm.device)).logits
+        return lm.model(torch.tensor([ids], device=lm.device)).logits.cpu()
 
 
 def texts(folder: Path) -> str:
@@ -169,7 +169,7 @@ def test_case_26_a_trained_head_that_was_tied(tmp_path: Path) -> None:
     with torch.no_grad():
         for name, parameter in lora_parameters(lm).items():  # B A = [[0, 1], [0, 0]]
             parameter.copy_(torch.tensor([[0.0, 1.0]]) if "lora_A" in name else torch.tensor([[1.0], [0.0]]))
-    hidden = torch.tensor([1.0, 2.0])
+    hidden = torch.tensor([1.0, 2.0], device=lm.device)
     head = lm.model.get_base_model().lm_head
     assert head(hidden).tolist() == [3.0, 2.0]
     difference = export_model(lm, tmp_path / "model")
@@ -191,7 +191,7 @@ def test_case_26_a_trained_head_that_was_tied(tmp_path: Path) -> None:
         assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(stored.keys())
     assert read_json(tmp_path / "model" / "config.json")["tie_word_embeddings"] is False
     assert bytes_of(base) == before
-    assert torch.equal(head.base_layer.weight, torch.eye(2))
+    assert torch.equal(head.base_layer.weight.cpu(), torch.eye(2))
     assert head.base_layer.weight is lm.model.get_input_embeddings().weight, "tied again in memory"
 
 
@@ -365,7 +365,7 @@ def test_the_default_model_is_exported_exactly(
     with torch.no_grad():
         for name, parameter in lora_parameters(lm).items():
             if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).to(parameter.device) * 0.01)
     ids = lm.tokenizer.encode("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
     expected = logits(lm, ids)
     export_adapter(lm, tmp_path / "adapter")

@@ -251,7 +251,7 @@ def test_the_default_model(default_model_folder, taken):
     with torch.no_grad():
         for name, parameter in adapters.lora_parameters(lm).items():
             if "lora_B" in name:
-                parameter.add_(0.01 * torch.randn(parameter.shape, generator=shake_a_little))
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=shake_a_little).to(parameter.device))
     ids = torch.randint(1000, 9000, (90,), generator=shake_a_little).tolist()
     pack = Pack((Group(tuple(ids[:30]), (tuple(ids[30:60]), tuple(ids[60:]))),), (0,))
     assert_equal_paths(lm, pack, 1e-3)

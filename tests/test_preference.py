@@ -109,14 +109,14 @@ def plain_sums(lm, units: list[Unit]) -> Sums:
     for unit in units:
         group = unit.group
         for side, completion in enumerate(group.completion_ids):
-            ids = torch.tensor([group.prompt_ids + completion])
+            ids = torch.tensor([group.prompt_ids + completion], device=lm.device)
             all_logps = lm.model(input_ids=ids).logits[0].log_softmax(-1)
             at = len(group.prompt_ids)
             mask = group.masks[side] if group.masks else (True,) * len(completion)
             each = [all_logps[at + k - 1, t] for k, t in enumerate(completion) if mask[k]]
             logps.append(torch.stack(each).sum())
             tokens.append(float(len(each)))
-    return Sums(torch.stack(logps), None, torch.tensor(tokens))
+    return Sums(torch.stack(logps), None, torch.tensor(tokens, device=lm.device))
 
 
 def plain_gradient(lm, units: list[Unit], name: str, options: Preference, kl: torch.Tensor | None) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def test_the_tail_of_the_longer_answer_weighs_less(tiny: Path) -> None:
 
 
 def scores_of(lm, unit: Unit, side: int) -> list[float]:
-    ids = torch.tensor([unit.group.prompt_ids + unit.group.completion_ids[side]])
+    ids = torch.tensor([unit.group.prompt_ids + unit.group.completion_ids[side]], device=lm.device)
     logps, at = lm.model(input_ids=ids).logits[0].log_softmax(-1), len(unit.group.prompt_ids)
     completion = unit.group.completion_ids[side]
     return [float(logps[at + k - 1, t]) for k, t in enumerate(completion) if unit.group.masks[side][k]]
@@ -208,7 +208,8 @@ def test_wpo_weighs_answers_by_how_likely_the_policy_would_write_them(tiny: Path
     lm, (unit,) = model(tiny), pairs(1)
     expected = []
     for completion in unit.group.completion_ids:
-        logps = lm.model(input_ids=torch.tensor([unit.group.prompt_ids + completion])).logits[0].log_softmax(-1)
+        ids = torch.tensor([unit.group.prompt_ids + completion], device=lm.device)
+        logps = lm.model(input_ids=ids).logits[0].log_softmax(-1)
         at, each = len(unit.group.prompt_ids), []
         for k, token in enumerate(completion):
             row = logps[at + k - 1]
@@ -217,7 +218,7 @@ def test_wpo_weighs_answers_by_how_likely_the_policy_would_write_them(tiny: Path
     sums = completion_sums(lm, Pack((unit.group,), (0,)), DPO(weighting="wpo"))
     assert sums.weights_C.tolist() == pytest.approx(expected, rel=1e-3)
     start = sums_of(lm, [unit], [0], DPO())
-    sums = Sums(sums.logps_C, torch.tensor(start[0]) - 1.0, sums.tokens_C, sums.weights_C)
+    sums = Sums(sums.logps_C, torch.tensor(start[0], device=lm.device) - 1.0, sums.tokens_C, sums.weights_C)
     (term,) = terms("dpo", DPO(weighting="wpo"))
     plain = term.total([unit], Sums(sums.logps_C, sums.ref_logps_C, sums.tokens_C))
     assert float(term.total([unit], sums).detach()) == pytest.approx(

@@ -96,7 +96,16 @@ def world() -> World:
             return World()
         on_cuda = torch.cuda.is_available()
         if on_cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if own >= gpus:
+                raise InputError(
+                    "more processes than GPUs",
+                    field="--nproc-per-node",
+                    found=f"local rank {own}",
+                    expected=f"at most {gpus} processes",
+                    hint="An empty CUDA_VISIBLE_DEVICES trains on the CPU.",
+                )
+            torch.cuda.set_device(own)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size())

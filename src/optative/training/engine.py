@@ -170,7 +170,8 @@ def _accumulate(
     for micro, is_real in micros:
         counts = is_real and bool(own)
         result = loss(micro, len(units))
-        (result.loss if counts else 0.0 * result.loss).backward()
+        with _fixed_order():
+            (result.loss if counts else 0.0 * result.loss).backward()
         if counts:
             total += float(result.loss.detach())
             _add(sums, result.sums)
@@ -185,6 +186,19 @@ def _add(sums: dict[str, tuple[float, float]], more: Mapping[str, tuple[float, f
     for name, (value, count) in more.items():
         old = sums.get(name, (0.0, 0.0))
         sums[name] = (old[0] + value, old[1] + count)
+
+
+@contextmanager
+def _fixed_order() -> Iterator[None]:
+    """A backward of attention on CUDA adds in a fixed order only where an open order is an error, not a warning."""
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class PromptedEmbedding(torch.nn.Module):
     def __init__(self, base: torch.nn.Embedding, rows: Sequence[Tensor]) -> None:
         super().__init__()
         self.base = base
-        self.prompts = torch.nn.ParameterList([torch.nn.Parameter(r.detach().clone().float()) for r in rows])
+        own = (r.detach().clone().to(base.weight.device, torch.float32) for r in rows)
+        self.prompts = torch.nn.ParameterList(map(torch.nn.Parameter, own))
 
     @property
     def weight(self) -> Tensor:
@@ -99,7 +100,8 @@ def add_control_loras(
             factors = []
             for label in labels:
                 values = stream(seed, "control", label, index, target).uniform(-bound, bound, (rank, wide[1]))
-                factors.append((torch.tensor(values, dtype=torch.float32), torch.zeros(wide[0], rank)))
+                a = torch.tensor(values, dtype=torch.float32, device=inner.weight.device)
+                factors.append((a, a.new_zeros(wide[0], rank)))
             outer = ControlledLinear(inner, factors, alpha / rank)
             setattr(layer.self_attn, target, outer)
             for label, a, b in zip(labels, outer.a, outer.b):

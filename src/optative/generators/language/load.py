@@ -177,6 +177,8 @@ def load_language_model(
     folder, shown, hub_id, notes = _resolve(name)
     config = check_model_folder(folder)
     where = _device(device)
+    if where.type == "cuda":
+        _repeatable()
     chosen, reason = choose_dtype(dtype, where, **_widths(config))
     with quiet():
         tokenizer = _read_tokenizer(folder)
@@ -509,6 +511,16 @@ def _device(name: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError("not a usable device", field="device", found=name, hint=_first_line(error)) from None
     return device
+
+
+def _repeatable() -> None:
+    """On CUDA, sums whose order is left open differ from call to call; this fixes it, for the whole process."""
+    import torch
+    import torch.utils.deterministic
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # would only cost time: nothing reads it
 
 
 def _first(*values: Any) -> int:
