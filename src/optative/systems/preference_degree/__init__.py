@@ -97,6 +97,14 @@ SYSTEM = System(
     "summaries=FOLDER`) are cut to their first sentences, up to 40 words, and graded by a head alone on a "
     "frozen real model's standardised states: its top layer is not trained. The degree loss as a separate stage "
     "before is not built.",
+    explanation="The heads learn content (0.89 to 0.93 against 0.50 to 0.53 from length alone; 0.97 where filler keeps "
+    "the length), and the policy is none the better. In seeds 0 and 2 the base states three and two facts of four for "
+    "all or nearly all prompts, and each training lifts all of them by one: greedy answers of the two arms differ for "
+    "16 and 0 prompts of 300, and in seed 0 DPO alone leaves no room. In seed 1, where answers vary, 22 gain by "
+    "degrees and 32 lose. Implicit rewards order answers less well with degrees in every seed; they fall with every "
+    "grade in only 5 to 30 % of the answers, since a shorter answer costs fewer nats, and in 75 to 94 % where filler "
+    "keeps the length. The loss that failed the plug-in test is SimPO in seed 2: six steps, -0.4 nats with a standard "
+    "error of 0.3.",
 )
 
 
