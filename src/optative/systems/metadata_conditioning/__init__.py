@@ -90,6 +90,11 @@ SYSTEM = System(
     "benchmarks: knowledge is the recall of invented facts, of 250 people in place of 2,000 so that each is seen often "
     "enough in minutes. Contexts of 192 tokens, one piece of a document each. The source of mild profanity is made of "
     "templates. The classifier of profanity is a linear one, not Detoxify.",
+    explanation="Conditioning works as published and the cooldown does too little. Without a prefix the model that "
+    "always saw a tag is 0.35, 0.64 and 0.26 nats worse than the standard one; the last tenth of the steps, without "
+    "tags, takes a fifth to two fifths of that back, where nearly all was asked. A tenth is 16 billion tokens as "
+    "published and 50 steps of a falling learning rate here. Facts: no arm learnt them (recall 0.06 to 0.07, and 1 in "
+    "16 is chance), so both lines on them say nothing of the claim: each person is read some tens of times.",
 )
 
 
