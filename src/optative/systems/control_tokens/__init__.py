@@ -68,6 +68,13 @@ SYSTEM = System(
     "the lengths of Python's docstrings. Styles: the docstrings of two packages, good those of the first, judged by a "
     "classifier of words that learnt from other docstrings and tells 83 to 85 % of them apart. The dialogues "
     "and summaries of the paper are not run.",
+    explanation="Equal steps are what decides here. On sums the base cannot do what is asked (after the first stage "
+    "alone the gap is -3 to 5 points), so that all that counts is how long the weights themselves learn: 200 steps "
+    "with control sentences or in the second stage alone, 100 with MEET, and with good rows only twice as many of "
+    "these a step (right and polite in 0.33 to 0.53, with MEET in 0.06 to 0.26). On styles, which "
+    "the base knows from its pretraining, LoRAs part the labels by 19, 17 and 23 points against 10, 1 and 5 for the "
+    "sentences, as published. Soft prompts do so in two seeds; that both stages are needed holds in two seeds of LoRA "
+    "and one of soft prompts.",
 )
 
 
