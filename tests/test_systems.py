@@ -209,6 +209,12 @@ def test_negative(made_up: MadeUp, ours: list[float], why: str) -> None:
     assert made_up.verdict() == "negative", why
 
 
+def test_what_is_reached_but_for_rounding_is_reached(made_up: MadeUp) -> None:
+    assert 0.9 - 0.8 < 0.1
+    made_up.write(GOOD | {"gold": {"ours": [0.9, 0.9, 0.9], "plain": [0.8, 0.8, 0.8]}})
+    assert made_up.verdict() == "reproduced"
+
+
 def test_the_direction_counts(made_up: MadeUp) -> None:
     error = GOOD["error"]
     made_up.write(GOOD | {"error": {"ours": error["plain"], "plain": error["ours"]}})

@@ -77,7 +77,7 @@ def judge(criterion: AnyCriterion, results: Results) -> Finding:
     if len(effects) >= criterion.seeds:
         if isinstance(criterion, Criterion):
             mean = sum(effects.values()) / len(effects)
-            met = mean >= criterion.smallest_effect and min(effects.values()) > 0
+            met = _exact(mean - criterion.smallest_effect) >= 0 and min(effects.values()) > 0
         else:
             met = min(effects.values()) >= 0
     return Finding(criterion, results.scale, effects, measured, met)
@@ -92,10 +92,15 @@ def arms_of(criterion: AnyCriterion) -> tuple[str, ...]:
 
 def _effect(criterion: AnyCriterion, values: list[float]) -> float:
     if isinstance(criterion, Criterion):
-        return (values[0] - values[1]) * (1.0 if criterion.direction == "higher" else -1.0)
+        return _exact(values[0] - values[1]) * (1.0 if criterion.direction == "higher" else -1.0)
     if isinstance(criterion, Bound):
-        return (values[0] - criterion.limit) * (1.0 if criterion.direction == "at_least" else -1.0)
-    return criterion.at_most - (max(values) - min(values))
+        return _exact(values[0] - criterion.limit) * (1.0 if criterion.direction == "at_least" else -1.0)
+    return _exact(criterion.at_most - (max(values) - min(values)))
+
+
+def _exact(difference: float) -> float:
+    """Without the last digits, which differ between 0.9 and a rank correlation of 0.9 that was computed."""
+    return round(difference, 12)
 
 
 def verdict(findings: tuple[Finding, ...]) -> str:
