@@ -192,6 +192,33 @@ def test_the_optimizer_is_adamw_with_clipping(tmp_path: Path) -> None:
     np.testing.assert_allclose(norms, np.sqrt((gradients.astype(np.float64) ** 2).sum(1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_backward_allows_no_open_order_where_repeatable_sums_are_asked_for(tmp_path: Path, asked: bool) -> None:
+    """Of attention on CUDA that takes errors, not warnings; elsewhere, and after the step, all is as it was."""
+    weight, seen = torch.nn.Parameter(torch.zeros(1)), list[tuple[bool, bool]]()
+
+    def state() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    weight.register_hook(lambda gradient: seen.append(state()))
+    torch.use_deterministic_algorithms(asked, warn_only=asked)
+    try:
+        train(
+            {"w": weight},
+            [(0,)],
+            lambda units: units,
+            lambda i, n: MicroResult(weight.sum()),
+            options=StepOptions(),
+            key="k",
+            journal_path=tmp_path / "m.jsonl",
+            journal_start=0,
+            checkpoints=tmp_path / "c",
+        )
+        assert (seen, state()) == ([(asked, False)], (asked, asked))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def all_weights(folder: Path, tiny: str, die_at: int = 0) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Language modelling with every weight of a tiny model trained."""
     from transformers import AutoModelForCausalLM
