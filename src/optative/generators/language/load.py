@@ -3,8 +3,8 @@
 Knows: files of models, the local cache, Transformers. Does not know: what the model is used for.
 
 The cache is `$OPTATIVE_CACHE`, else `$XDG_CACHE_HOME/optative`, else `~/.cache/optative`. Code that comes with a model
-is never run (`trust_remote_code` stays off). Nothing global is changed: Transformers' own messages and bars are quiet
-only while it loads.
+is never run (`trust_remote_code` stays off). On a processor nothing global is changed: Transformers' own messages and
+bars are quiet only while it loads. On CUDA the process computes sums in a fixed order from then on.
 """
 
 from __future__ import annotations

@@ -73,14 +73,16 @@ SYSTEM = System(
     differs="Language models of 2 and 3 million weights that were pretrained for minutes on the documentation of "
     "installed packages, in place of Llama, Vicuna and Phi; questions made of such texts, in place of HellaSwag and "
     "PIQA; dates and numbers with a character F-score, in place of SAMSum with ROUGE-1. A completion's loss is the "
-    "mean over its tokens. A real model before and after it read some of the texts, one update on fewer questions, "
-    "came to the full study after it was recorded, and is not in these results; no criterion rests on it. Digits: an "
-    "item is one token; several updates are pooled in a seed, because one has too few flips.",
+    "mean over its tokens. A real model before and after it read some of the texts: one update, on 300 questions, the "
+    "same in each seed; its arms came after the others were recorded, and no criterion rests on them. Digits: an item "
+    "is one token; several updates are pooled in a seed, because one has too few flips.",
     explanation="Digits, where the new model is right in 0.88: MUSCLE breaks fewer old successes at equal accuracy, as "
     "claimed. Choices: both models are little better than chance (0.32, chance 0.25), the student is wrong on most "
     "tokens, the mask hands most of the loss to the old model, and the update becomes like it: NFR falls by 4 to "
     "28 %, and with it PFR and accuracy. Texts: M_v2 is far from trained out, and the weaker old model teaches worse "
-    "than data do; with cross-entropy beside it NFR falls by 41 to 56 %, and by more when M_v2 is just trained longer.",
+    "than data do; with cross-entropy beside it NFR falls by 41 to 56 %, and by more when M_v2 is just trained longer. "
+    "The real pair differs in 6 answers of 300, so that there is next to nothing to mend: 2 old successes broken by "
+    "M_v2, 1 after MUSCLE, 14 when M_v2 is trained as long.",
 )
 
 
