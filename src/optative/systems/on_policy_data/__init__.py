@@ -60,7 +60,11 @@ SYSTEM = System(
     "it still rises while BoN stands still (1,500 steps of a seed outside of the study: 0.52 against 0.30). Flows: the "
     "reverse flow moves a logit in proportion to the answer's own probability, so that a rare target is hardly pulled "
     "up at first, while the forward flow pulls it by q - p, almost 1, from the first step; the reverse flow takes 5 "
-    "times as many steps from 1e-3, 27 times from 1e-4, and from 1e-5 is not there after 20,000.",
+    "times as many steps from 1e-3, 27 times from 1e-4, and from 1e-5 is not there after 20,000. "
+    "Tiny LM: the mean gain of online DPO on minimal length rests on seed 3, where offline DPO goes on from stale "
+    "answers until it breaks (51 nats from the start); in the others it is 0.02 to 0.10, since offline DPO has gone "
+    "almost all the way. Where the mode pays, the limit is missed by that seed, and by 0.04 and 0.06 in two more, "
+    "with opposite signs. Copying the best answers shows the claim in each seed: online 0.99 of the way, offline 0.65 to 0.76.",
 )
 
 
