@@ -64,7 +64,8 @@ SYSTEM = System(
     "Tiny LM: the mean gain of online DPO on minimal length rests on seed 3, where offline DPO goes on from stale "
     "answers until it breaks (51 nats from the start); in the others it is 0.02 to 0.10, since offline DPO has gone "
     "almost all the way. Where the mode pays, the limit is missed by that seed, and by 0.04 and 0.06 in two more, "
-    "with opposite signs. Copying the best answers shows the claim in each seed: online 0.99 of the way, offline 0.65 to 0.76.",
+    "with opposite signs. Copying the best answers shows the claim in each seed: online 0.99 of the way, offline "
+    "0.65 to 0.76.",
 )
 
 
