@@ -355,11 +355,18 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_pages_of_findings_show_what_is_recorded() -> None:
-    shown = set()
+    shown, counted = set(), set()
     for page in (Path(__file__).resolve().parents[1] / "docs" / "findings").glob("*.md"):
         for number, table in re.findall(r"<!-- (\d+) -->\n(.*?)<!-- /\1 -->", page.read_text(), re.DOTALL):
             assert table == findings_table(standing(find(number))), f"optative systems show {number} --markdown"
             shown.add(int(number))
+        for number, met, lines in re.findall(
+            r"^\| \[(\d+)\]\(#.*?\) \| (\d+) of (\d+) \|", page.read_text(), re.MULTILINE
+        ):
+            found = standing(find(number)).findings
+            assert (int(met), int(lines)) == (sum(one.met is True for one in found), len(found)), number
+            counted.add(int(number))
+    assert counted == shown
     assert shown == {entry.number for entry in CATALOGUE if standing(entry).current}
 
 
