@@ -423,17 +423,15 @@ def test_openings() -> None:
 # The record
 
 
-def test_the_criteria_are_the_cards_and_what_was_not_run_is_not_met() -> None:
+def test_the_criteria_are_the_cards_and_each_is_recorded() -> None:
     fields = ("smallest_effect", "limit", "at_most")
     numbers = [getattr(c, name) for c in m.SYSTEM.criteria for name in fields if hasattr(c, name)]
     assert numbers == [0.3, 0.3, 0.08, *[0.9] * 4, 0.08, *[0.5] * 3, 0.15, 0.05]
     assert all(c.seeds == 5 for c in m.SYSTEM.criteria[:-2])
     state = standing(find("36"))
     assert [finding.criterion for finding in state.findings] == list(m.SYSTEM.criteria), "recorded and not stale"
-    *bandit, minimal, modal = state.findings
-    assert all(finding.met is not None and len(finding.effects) == 5 for finding in bandit)
-    assert (minimal.met, modal.met) == (None, None)
-    assert state.verdict in ("runs", "negative"), "open criteria cannot be reproduced"
+    assert all(finding.met is not None and len(finding.effects) == 5 for finding in state.findings)
+    assert state.verdict == "negative"
 
 
 def test_a_recorded_cell_can_be_repeated(tmp_path: Path) -> None:
