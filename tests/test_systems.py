@@ -237,6 +237,9 @@ def test_too_few_seeds_decide_nothing(made_up: MadeUp) -> None:
         (Bound(metric="m", arm="a", direction="at_least", limit=0.9, seeds=3), [0.9, 0.95, 1.0], [0.89, 1.0, 1.0]),
         (Bound(metric="m", arm="a", direction="at_most", limit=0.9, seeds=3), [0.9, 0.5, 0.1], [0.91, 0.1, 0.1]),
         (Spread(metric="m", arms=("b", "a"), at_most=0.25, seeds=3), [0.75, 0.5, 0.25], [0.24, 0.5, 0.5]),
+        (Bound(metric="m", arm="a", direction="at_least", limit=0.9, seeds=3), [1 - 1e-16 - 0.1] * 3, [0.9 - 1e-9] * 3),
+        (Bound(metric="m", arm="a", direction="at_most", limit=0.0, seeds=3), [0.0] * 3, [1e-14, 0.0, 0.0]),
+        (Spread(metric="m", arms=("b", "a"), at_most=0.3, seeds=3), [0.8, 0.2, 0.8], [0.8 + 1e-9, 0.5, 0.5]),
     ],
 )
 def test_bounds_and_spreads_hold_in_every_seed(criterion: Any, good: list[float], bad: list[float]) -> None:

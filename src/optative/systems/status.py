@@ -10,6 +10,7 @@ criterion without results is not run, and never reads as met.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -77,7 +78,7 @@ def judge(criterion: AnyCriterion, results: Results) -> Finding:
     if len(effects) >= criterion.seeds:
         if isinstance(criterion, Criterion):
             mean = sum(effects.values()) / len(effects)
-            met = _exact(mean - criterion.smallest_effect) >= 0 and min(effects.values()) > 0
+            met = _over(mean, criterion.smallest_effect) >= 0 and min(effects.values()) > 0
         else:
             met = min(effects.values()) >= 0
     return Finding(criterion, results.scale, effects, measured, met)
@@ -92,15 +93,15 @@ def arms_of(criterion: AnyCriterion) -> tuple[str, ...]:
 
 def _effect(criterion: AnyCriterion, values: list[float]) -> float:
     if isinstance(criterion, Criterion):
-        return _exact(values[0] - values[1]) * (1.0 if criterion.direction == "higher" else -1.0)
+        return (values[0] - values[1]) * (1.0 if criterion.direction == "higher" else -1.0)
     if isinstance(criterion, Bound):
-        return _exact(values[0] - criterion.limit) * (1.0 if criterion.direction == "at_least" else -1.0)
-    return _exact(criterion.at_most - (max(values) - min(values)))
+        return _over(values[0], criterion.limit) * (1.0 if criterion.direction == "at_least" else -1.0)
+    return _over(criterion.at_most, max(values) - min(values))
 
 
-def _exact(difference: float) -> float:
-    """Without the last digits, which differ between 0.9 and a rank correlation of 0.9 that was computed."""
-    return round(difference, 12)
+def _over(value: float, other: float) -> float:
+    """The difference; none where only the rounding of a computation parts them. A limit of 0 has to be kept exactly."""
+    return 0.0 if math.isclose(value, other, rel_tol=1e-12) else value - other
 
 
 def verdict(findings: tuple[Finding, ...]) -> str:

@@ -516,12 +516,9 @@ def _device(name: str) -> Any:
 def _repeatable() -> None:
     """On CUDA, sums whose order is left open differ from call to call; this fixes it, for the whole process."""
     import torch
-    import torch.utils.deterministic
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory would only cost time: nothing reads it.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _first(*values: Any) -> int:
